@@ -1,0 +1,1 @@
+"""One room a system: the net, its published checkpoints, its card. Import as `visionsparse.models.SYSTEM`."""

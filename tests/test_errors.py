@@ -1,0 +1,23 @@
+import pytest
+
+from visionsparse import errors
+
+
+@pytest.mark.parametrize(
+    "kind", [errors.ConfigError, errors.CheckpointError, errors.DataError, errors.InputError, errors.UnknownNameError]
+)
+def test_every_kind_is_a_user_error_and_a_value_error(kind):
+    assert issubclass(kind, errors.UserError)
+    assert issubclass(kind, ValueError)
+
+
+def test_near_misses_are_named():
+    assert errors.did_you_mean("biformer_tny", ["biformer_tiny", "lsnet_t"]) == " Did you mean 'biformer_tiny'?"
+
+
+def test_known_names_are_listed_where_nothing_is_near():
+    assert errors.did_you_mean("zzz", ["b", "a"]) == " Known: a, b."
+
+
+def test_nothing_is_said_where_nothing_is_known():
+    assert errors.did_you_mean("a", []) == ""

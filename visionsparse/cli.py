@@ -1,0 +1,85 @@
+"""The `visionsparse` command: `visionsparse NAME ...` runs `visionsparse.tools.NAME`.
+
+Listing the tools reads their docstrings as text, so that `visionsparse --help` imports neither torch nor a tool.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from visionsparse.errors import UserError, did_you_mean
+
+TOOLS = Path(__file__).parent / "tools"
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with whole flags only, and near misses named where a flag is wrong."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        parsed, unknown = self.parse_known_args(args, namespace)
+        flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+        for word in unknown:
+            hint = did_you_mean(word.split("=")[0], flags) if word.startswith("-") else ""
+            self.error(f"{word}: no such flag or argument.{hint}")
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} See {self.prog} --help.\n")
+
+
+def key_value_pairs(words: Sequence[str]) -> dict[str, Any]:
+    """`["optim_wrapper.optimizer.lr=1e-4", "model.backbone.topks=(1,4)"]` as a dict: Python literals, else text."""
+    pairs = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise UserError(f"--cfg-options {word}: expected KEY=VALUE, such as optim_wrapper.optimizer.lr=1e-4.")
+        try:
+            pairs[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            pairs[key] = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    return pairs
+
+
+def run(tool: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs a tool's main; a UserError becomes one line on stderr and exit code 2."""
+    try:
+        tool(argv)
+    except UserError as error:
+        print(f"visionsparse: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Entry point of the `visionsparse` command."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    tools = {path.stem.replace("_", "-"): path for path in sorted(TOOLS.glob("*.py")) if path.stem != "__init__"}
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: visionsparse NAME ...        (visionsparse NAME --help tells what NAME takes)\n")
+        for name, path in tools.items():
+            summary = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
+            print(f"  {name:12} {summary}")
+        sys.exit(0)
+    if argv[0] == "--version":
+        from visionsparse import __version__
+
+        print(f"visionsparse {__version__}")
+        sys.exit(0)
+    name = argv[0].replace("_", "-")
+    if name not in tools:
+        print(f"visionsparse: {argv[0]!r} is not a tool.{did_you_mean(argv[0], tools)}", file=sys.stderr)
+        sys.exit(2)
+    tool = importlib.import_module(f"visionsparse.tools.{tools[name].stem}")
+    run(tool.main, argv[1:])
