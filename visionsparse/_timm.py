@@ -1,4 +1,4 @@
-"""Makes our classification nets known to timm without importing it: at once if timm is loaded, else as soon as it is."""
+"""Makes our classification nets known to timm without importing it: now if timm is loaded, else when it is."""
 
 from __future__ import annotations
 

@@ -21,8 +21,9 @@ CONFIGS = Path(__file__).parent / "configs"
 
 TOP_LEVEL_KEYS = frozenset(
     """model work_dir train_dataloader val_dataloader test_dataloader train_cfg val_cfg test_cfg auto_scale_lr
-    optim_wrapper param_scheduler val_evaluator test_evaluator default_hooks custom_hooks data_preprocessor load_from
-    resume launcher env_cfg log_processor log_level visualizer default_scope randomness experiment_name compile""".split()
+    optim_wrapper param_scheduler val_evaluator test_evaluator default_hooks custom_hooks data_preprocessor
+    load_from resume launcher env_cfg log_processor log_level visualizer default_scope randomness
+    experiment_name compile""".split()
 )
 
 # The registry of the `type`s below a key; a key that is not named here keeps the registry of the key it stands under.

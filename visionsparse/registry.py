@@ -1,4 +1,4 @@
-"""Registries: mmengine's, under the scope `visionsparse`, so that `type="visionsparse.NAME"` works from foreign configs.
+"""Registries: mmengine's, under the scope `visionsparse`: `type="visionsparse.NAME"` works from foreign configs.
 
 mmengine imports this module by itself for such a type, and a registry's locations at its first look-up.
 """

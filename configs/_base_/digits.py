@@ -1,0 +1,39 @@
+"""The embedded handwritten digits, 32 x 32: shifted, turned and scaled for training, as they are for evaluation."""
+
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=2,
+    prefetch_factor=4,
+    persistent_workers=True,
+    sampler=dict(type="EpochSampler"),
+    collate_fn=dict(type="default_collate"),
+    dataset=dict(
+        type="Digits",
+        data_root="data/digits",
+        split="train",
+        pipeline=[
+            dict(
+                type="RandomAffine",
+                degrees=12,
+                translate=(0.1, 0.1),
+                scale=(0.85, 1.15),
+                interpolation="bilinear",
+            ),
+        ],
+    ),
+)
+val_dataloader = dict(
+    batch_size=120,
+    num_workers=2,
+    persistent_workers=True,
+    sampler=dict(type="EpochSampler", shuffle=False, round_up=False),
+    collate_fn=dict(type="default_collate"),
+    dataset=dict(type="Digits", data_root="data/digits", split="val"),
+)
+test_dataloader = dict(
+    batch_size=120,
+    num_workers=2,
+    sampler=dict(type="EpochSampler", shuffle=False, round_up=False),
+    collate_fn=dict(type="default_collate"),
+    dataset=dict(type="Digits", data_root="data/digits", split="val"),
+)
