@@ -1,4 +1,6 @@
-"""The embedded handwritten digits, 32 x 32: shifted, turned and scaled for training, as they are for evaluation."""
+"""The embedded handwritten digits, 32 x 32: shifted, turned and scaled for training, as they are for evaluation
+(where resizing and cropping only matter for images of one's own).
+"""
 
 train_dataloader = dict(
     batch_size=64,
@@ -28,12 +30,28 @@ val_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type="EpochSampler", shuffle=False, round_up=False),
     collate_fn=dict(type="default_collate"),
-    dataset=dict(type="Digits", data_root="data/digits", split="val"),
+    dataset=dict(
+        type="Digits",
+        data_root="data/digits",
+        split="val",
+        pipeline=[
+            dict(type="Resize", size=32, interpolation="bicubic"),
+            dict(type="CenterCrop", size=32),
+        ],
+    ),
 )
 test_dataloader = dict(
     batch_size=120,
     num_workers=2,
     sampler=dict(type="EpochSampler", shuffle=False, round_up=False),
     collate_fn=dict(type="default_collate"),
-    dataset=dict(type="Digits", data_root="data/digits", split="val"),
+    dataset=dict(
+        type="Digits",
+        data_root="data/digits",
+        split="val",
+        pipeline=[
+            dict(type="Resize", size=32, interpolation="bicubic"),
+            dict(type="CenterCrop", size=32),
+        ],
+    ),
 )
