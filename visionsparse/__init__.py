@@ -12,8 +12,7 @@ import importlib
 from typing import Any
 
 from visionsparse._timm import register_when_imported
-
-__version__ = "0.1.0"
+from visionsparse._version import __version__
 
 _HOMES = {
     "list_models": "zoo",
@@ -25,7 +24,7 @@ _HOMES = {
 }
 _MODULES = ("apis", "checkpoint", "config", "datasets", "errors", "evaluation", "layers", "ops", "registry", "zoo")
 
-__all__ = [*_HOMES, *_MODULES]
+__all__ = [*_HOMES, *_MODULES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

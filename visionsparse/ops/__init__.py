@@ -1,0 +1,14 @@
+"""The sparse-op layer: one public function an op, its maths in the docstring, interchangeable backends below.
+
+    from visionsparse import ops
+    out = ops.routed_attention(q, k, v, routes, region_size=(7, 7))
+    with ops.use_backend("reference"):
+        ...
+
+Needs torch only.
+"""
+
+from visionsparse.ops.dispatch import backends, use_backend
+from visionsparse.ops.routed_attention import routed_attention
+
+__all__ = ["backends", "routed_attention", "use_backend"]
