@@ -38,6 +38,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     known = sorted(set(known))
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     if near:
+        likeness = {match: difflib.SequenceMatcher(a=match, b=name).ratio() for match in near}
+        # Long names are all alike: what is clearly further off than the nearest is no near miss.
+        near = [match for match in near if likeness[match] > likeness[near[0]] - 0.1]
         return f" Did you mean {' or '.join(repr(match) for match in near)}?"
     if known:
         shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
