@@ -15,3 +15,5 @@ shift
 [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
 source "$venv/bin/activate"
 python -m pip install --quiet --disable-pip-version-check -c "${CONSTRAINTS:-constraints.txt}" "$@"
+# yapf, which mmengine imports, writes a cache at its first import; two processes that do so at once trip over each other.
+python -c "import mmengine.config"

@@ -9,6 +9,8 @@ from visionsparse.errors import ConfigError, UnknownNameError
 from visionsparse.registry import MODELS
 from visionsparse.zoo import SYSTEMS, variants
 
+pytestmark = pytest.mark.newest_torch
+
 
 def test_models_are_listed_by_pattern_and_task():
     assert "biformer_tiny" in vs.list_models("biformer*", task="classification")

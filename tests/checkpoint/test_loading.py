@@ -18,6 +18,8 @@ import visionsparse as vs
 from visionsparse.checkpoint import LoadReport, convert_state_dict, load_checkpoint, save_checkpoint
 from visionsparse.errors import CheckpointError
 
+pytestmark = pytest.mark.newest_torch
+
 
 class Net(nn.Module):
     """A net of nobody's system."""

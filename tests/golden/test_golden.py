@@ -25,6 +25,7 @@ def run_case(stem: str) -> dict[str, float]:
     return case.check(adapter.run(case.blind()))
 
 
+@pytest.mark.newest_torch
 @pytest.mark.parametrize("stem", STEMS)
 def test_case_is_reproduced_up_to_rounding(stem: str) -> None:
     report = run_case(stem)
