@@ -23,7 +23,7 @@ TOP_LEVEL_KEYS = frozenset(
     """model work_dir train_dataloader val_dataloader test_dataloader train_cfg val_cfg test_cfg auto_scale_lr
     optim_wrapper param_scheduler val_evaluator test_evaluator default_hooks custom_hooks data_preprocessor
     load_from resume launcher env_cfg log_processor log_level visualizer default_scope randomness
-    experiment_name compile""".split()
+    experiment_name compile find_unused_parameters""".split()
 )
 
 # The registry of the `type`s below a key; a key that is not named here keeps the registry of the key it stands under.
@@ -43,6 +43,10 @@ _REGISTRY_OF = {
     "val_cfg": ours.LOOPS,
     "test_cfg": ours.LOOPS,
 }
+
+
+# Arguments that the Runner takes out before it builds.
+_TAKEN_BY_THE_RUNNER = {ours.HOOKS: {"priority"}, ours.OPTIM_WRAPPERS: {"constructor", "paramwise_cfg"}}
 
 
 def list_configs() -> list[str]:
@@ -98,8 +102,10 @@ def check_config(config: Config) -> None:
             known = {*registry.module_dict, *(registry.parent.module_dict if registry.parent else ())}
             raise ConfigError(f"{config.filename}: {field}.type: {name!r} is not known.{did_you_mean(name, known)}")
         known_arguments = _argument_names(built)
-        for argument in node:
-            if known_arguments is not None and argument not in known_arguments and argument not in ("type", "_scope_"):
+        if known_arguments is None:
+            continue
+        for argument in node.keys() - {"type", "_scope_"} - _TAKEN_BY_THE_RUNNER.get(registry, set()):
+            if argument not in known_arguments:
                 raise ConfigError(
                     f"{config.filename}: {field}.{argument}: {name} has no argument of that name."
                     f"{did_you_mean(argument, known_arguments)}"

@@ -24,3 +24,9 @@ HOOKS = _child(parents.HOOKS, "engine")
 LOOPS = _child(parents.LOOPS, "engine")
 OPTIM_WRAPPERS = _child(parents.OPTIM_WRAPPERS, "engine")
 OPTIM_WRAPPER_CONSTRUCTORS = _child(parents.OPTIM_WRAPPER_CONSTRUCTORS, "engine")
+
+# mmengine's other registries: without a child of our scope, each look-up in them logs a long warning.
+_ours = {id(value.parent) for value in globals().copy().values() if isinstance(value, Registry)}
+for _parent in [value for value in vars(parents).values() if isinstance(value, Registry)]:
+    if id(_parent) not in _ours:
+        _child(_parent)

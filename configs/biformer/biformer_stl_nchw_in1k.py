@@ -1,0 +1,10 @@
+"""BiFormer-STL-nchw on ImageNet-1K, evaluation only: top-1 82.7 % (published; short side 256, centre 224).
+
+visionsparse test biformer/biformer_stl_nchw_in1k biformer_stl_nchw_in1k.pth --out results.json
+"""
+
+_base_ = ["../_base_/imagenet.py", "../_base_/runtime.py"]
+
+model = dict(type="ImageClassifier", backbone=dict(type="biformer_stl_nchw"))  # ImageNet's mean and std are the default
+test_cfg = dict()
+test_evaluator = dict(type="ClassificationMetric")

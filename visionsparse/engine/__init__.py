@@ -1,0 +1,21 @@
+"""What mmengine's Runner lacks: whole checkpoints, resuming to the same bits, refusals before training starts.
+
+`runner.py` has the two calls, `train` and `test`; importing this package registers hooks, loops and optimiser rules.
+"""
+
+from visionsparse.engine.checkpoint_hook import CheckpointHook
+from visionsparse.engine.finite_loss import FiniteLossHook
+from visionsparse.engine.loops import EpochBasedTrainLoop
+from visionsparse.engine.optim import AmpOptimWrapper, NoDecayConstructor
+from visionsparse.engine.progress import ProgressLogProcessor
+from visionsparse.engine.seeding import StatelessSeedHook
+
+__all__ = [
+    "AmpOptimWrapper",
+    "CheckpointHook",
+    "EpochBasedTrainLoop",
+    "FiniteLossHook",
+    "NoDecayConstructor",
+    "ProgressLogProcessor",
+    "StatelessSeedHook",
+]

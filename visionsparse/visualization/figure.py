@@ -1,0 +1,49 @@
+"""What every picture shares: colours that colour-blind eyes tell apart, a plain figure, saving.
+
+Figures are made with matplotlib's objects, never with pyplot: no global state, no display, safe in threads and workers.
+Colours: Okabe and Ito, "Color Universal Design", 2008.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from visionsparse.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BLUE = "#0072B2"
+ORANGE = "#E69F00"
+VERMILION = "#D55E00"
+GREEN = "#009E73"
+GREY = "#666666"
+
+_FORMATS = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of that size in inches, laid out so that labels never overlap."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=110, layout="constrained")
+
+
+def save_figure(figure: Figure, path: str | Path) -> Path:
+    """Writes the picture, making its folder; the suffix says the format.
+
+    Raises:
+        InputError: a suffix that is no picture format, or a place that can't be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _FORMATS:
+        raise InputError(
+            f"{path}: {path.suffix or 'no suffix'} is not a picture format. Use one of {' '.join(_FORMATS)}."
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    except OSError as error:
+        raise InputError(f"{path}: can't be written: {error.strerror or error}. Name another place.") from error
+    return path

@@ -1,0 +1,141 @@
+"""Predictions as a picture: each image, what the net says of it, and the regions that one query point was routed to.
+
+A net takes part through one method, `routed_regions`; a net without it gets a picture of its predictions alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from visionsparse.errors import InputError
+from visionsparse.visualization.figure import BLUE, ORANGE, VERMILION, new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from torch import Tensor, nn
+
+
+QUERY = (0.45, 0.45)  # just off the centre, which is a corner of four regions where their number is even
+
+
+class Routing(Protocol):
+    """Which regions each region of a map attends to.
+
+    Attributes:
+        routes: (B, regions, topk) int64, best first; regions are numbered row by row.
+        grid: (rows, columns) of regions; the last ones may hang over the map's right and lower edge.
+        region_size: (height, width) of a region in positions of the map.
+    """
+
+    routes: Tensor
+    grid: tuple[int, int]
+    region_size: tuple[int, int]
+
+
+class RoutedBlock(Protocol):
+    """The routing of one block: `stage` and `block` count from 0, `stride` is its map's, in pixels of the image."""
+
+    stage: int
+    block: int
+    stride: int
+    routing: Routing
+
+
+def routed_regions(net: nn.Module, inputs: Tensor) -> list[RoutedBlock]:
+    """The last routed block of every stage of `net` on `inputs` (B, channels, height, width), as the net reads them.
+
+    Empty for a net without a method `routed_regions(inputs)`, which gives a list of `RoutedBlock`.
+    """
+    if not hasattr(net, "routed_regions"):
+        return []
+    blocks: list[RoutedBlock] = net.routed_regions(inputs)  # type: ignore[operator]
+    return list({block.stage: block for block in blocks}.values())
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What is written above an image; `true_name` where the true class is known."""
+
+    class_name: str
+    score: float
+    true_name: str | None = None
+
+
+def draw_predictions(
+    images: np.ndarray,
+    captions: Sequence[Caption],
+    blocks: Sequence[RoutedBlock],
+    path: str | Path,
+    *,
+    query: tuple[float, float] = QUERY,
+) -> Path:
+    """Draws one row per image: the image with its caption, then one panel per routed block. Returns the picture's path.
+
+    Args:
+        images: (B, height, width, 3) uint8, as the net saw them (resized and cropped).
+        captions: one per image.
+        blocks: what `routed_regions` gives for the same batch.
+        path: where the picture goes; its suffix says the format.
+        query: the point whose routes are shown, (down, across) as fractions of the image.
+
+    Raises:
+        InputError: `query` is outside the image, or there is not one caption per image.
+    """
+    if not all(0 <= fraction < 1 for fraction in query):
+        raise InputError(f"query {query} is outside the image: give (down, across) as fractions from 0 to below 1.")
+    if len(captions) != len(images):
+        raise InputError(f"{len(images)} images but {len(captions)} captions: give one per image.")
+    figure = new_figure(2.4 * (1 + len(blocks)) + 0.4, 2.85 * len(images) + 0.35)
+    panels = figure.subplots(len(images), 1 + len(blocks), squeeze=False)
+    for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        _show(panels[index, 0], image, query)
+        _write_caption(panels[index, 0], caption)
+        for panel, block in zip(panels[index, 1:], blocks, strict=True):
+            _show(panel, image.mean(axis=2), query)  # grey, so that the colours on it are the drawing's
+            _draw_regions(panel, image.shape[:2], block, index, query)
+    if blocks:
+        figure.suptitle("query point and its region in blue; the regions it attends to in orange", fontsize=10)
+    return save_figure(figure, path)
+
+
+def _show(panel: Axes, image: np.ndarray, query: tuple[float, float]) -> None:
+    height, width = image.shape[:2]
+    smooth = "nearest" if height <= 64 else "antialiased"
+    panel.imshow(image, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0), interpolation=smooth)
+    panel.plot(query[1] * width, query[0] * height, marker="o", markersize=5, color=BLUE, markeredgecolor="white")
+    panel.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+
+
+def _write_caption(panel: Axes, caption: Caption) -> None:
+    text = f"{_short(caption.class_name)}, {100 * caption.score:.1f} %"
+    is_wrong = caption.true_name not in (None, caption.class_name)
+    if caption.true_name is not None:
+        text += f"\n{'wrong, ' if is_wrong else ''}true class: {_short(caption.true_name)}"
+    panel.set_title(text, fontsize=9, color=VERMILION if is_wrong else "black")
+
+
+def _draw_regions(
+    panel: Axes, image_size: tuple[int, int], block: RoutedBlock, index: int, query: tuple[float, float]
+) -> None:
+    from matplotlib.patches import Rectangle
+
+    rows, columns = block.routing.grid
+    height, width = (size * block.stride for size in block.routing.region_size)  # in pixels
+    row, column = int(query[0] * image_size[0] / height), int(query[1] * image_size[1] / width)
+    routed = [int(region) for region in block.routing.routes[index, row * columns + column]]
+    for region in routed:
+        corner = (region % columns * width, region // columns * height)
+        panel.add_patch(Rectangle(corner, width, height, facecolor=ORANGE, alpha=0.5))
+        panel.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=ORANGE, linewidth=1.5))
+    panel.add_patch(Rectangle((column * width, row * height), width, height, fill=False, edgecolor=BLUE, linewidth=2.5))
+    panel.set_title(f"stage {block.stage + 1}, block {block.block + 1}: {len(routed)} of {rows * columns}", fontsize=9)
+
+
+def _short(name: str, length: int = 28) -> str:
+    name = name.split(",")[0]  # the first of ImageNet's synonyms
+    return name if len(name) <= length else name[: length - 1] + "…"
