@@ -62,7 +62,7 @@ def test_a_net_without_routes_gets_its_predictions_drawn(tmp_path):
 
     path = draw_predictions(np.concatenate([BLACK, BLACK]), captions, [], tmp_path / "p.png")
 
-    assert Image.open(path).size[1] > 400
+    assert Image.open(path).size[0] > 400  # the two beside each other
 
 
 @pytest.mark.parametrize("query", [(1.0, 0.5), (0.5, -0.1)])

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+PANELS_ACROSS = 6
 QUERY = (0.45, 0.45)  # just off the centre, which is a corner of four regions where their number is even
 
 
@@ -74,7 +75,7 @@ def draw_predictions(
     *,
     query: tuple[float, float] = QUERY,
 ) -> Path:
-    """Draws one row per image: the image with its caption, then one panel per routed block. Returns the picture's path.
+    """Draws each image with its caption, then one panel per routed block. Returns the picture's path.
 
     Args:
         images: (B, height, width, 3) uint8, as the net saw them (resized and cropped).
@@ -90,14 +91,19 @@ def draw_predictions(
         raise InputError(f"query {query} is outside the image: give (down, across) as fractions from 0 to below 1.")
     if len(captions) != len(images):
         raise InputError(f"{len(images)} images but {len(captions)} captions: give one per image.")
-    figure = new_figure(2.4 * (1 + len(blocks)) + 0.4, 2.85 * len(images) + 0.35)
-    panels = figure.subplots(len(images), 1 + len(blocks), squeeze=False)
+    panels_per_image = 1 + len(blocks)
+    across = max(1, min(len(images), PANELS_ACROSS // panels_per_image))  # images in a row
+    down = -(-len(images) // across)
+    figure = new_figure(2.4 * panels_per_image * across + 0.4, 2.85 * down + 0.35)
+    panels = figure.subplots(down, panels_per_image * across, squeeze=False).reshape(-1, panels_per_image)
     for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
         _show(panels[index, 0], image, query)
         _write_caption(panels[index, 0], caption)
         for panel, block in zip(panels[index, 1:], blocks, strict=True):
             _show(panel, image.mean(axis=2), query)  # grey, so that the colours on it are the drawing's
             _draw_regions(panel, image.shape[:2], block, index, query)
+    for panel in panels[len(images) :].flat:
+        panel.set_axis_off()
     if blocks:
         figure.suptitle("query point and its region in blue; the regions it attends to in orange", fontsize=10)
     return save_figure(figure, path)
