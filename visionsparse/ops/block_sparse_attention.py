@@ -180,14 +180,12 @@ def _check_block_mask(block_mask: Any, q: Tensor, k: Tensor, block_size: Size) -
             f"block_mask is for {shape[0]} images and {shape[1]} heads but q has {batch} and {heads}:"
             f" give ({batch} or 1, {heads} or 1, query blocks, key blocks)."
         )
-    for name, tokens, size, blocks in (
-        ("q", q.shape[2], block_size[0], shape[2]),
-        ("k", k.shape[2], block_size[1], shape[3]),
-    ):
-        if blocks != -(-tokens // size):
+    for name, tokens, size, blocks in zip("qk", (q.shape[2], k.shape[2]), block_size, shape[2:], strict=True):
+        expected = -(-tokens // size)
+        if blocks != expected:
             raise InputError(
-                f"block_mask has {blocks} blocks but {name} has {tokens} tokens = {-(-tokens // size)} blocks of {size}:"
-                " give block_mask a row for every query block and a column for every key block."
+                f"block_mask has {blocks} blocks for {name} but its {tokens} tokens make {expected} blocks of {size}:"
+                " give a row for every query block and a column for every key block."
             )
     return block_mask
 
