@@ -126,7 +126,7 @@ def _torch(
         None,
         scale,
         lists.counts.expand(batch, heads, query_blocks).reshape(batch * heads * query_blocks),
-        None if live is None else live.expand(batch, heads, -1, -1).reshape(batch * heads * key_blocks, -1),
+        live if live is None else live.expand(batch, heads, -1, -1).reshape(batch * heads * key_blocks, block_size[1]),
     )
     return out.view(batch, heads, query_blocks * block_size[0], v.shape[-1])[:, :, :num_queries]
 
