@@ -53,18 +53,17 @@ class BlockLists:
 
         Raises: InputError where some block is partial, that is, decided token by token.
         """
-        num, indices = block_mask.full_kv_num_blocks, block_mask.full_kv_indices
-        if block_mask.mask_mod.__name__ == "noop_mask":  # nothing is decided token by token: these are whole blocks
-            num, indices = block_mask.kv_num_blocks, block_mask.kv_indices
-        elif num is None or bool(block_mask.kv_num_blocks.any()):
+        whole = [(block_mask.full_kv_num_blocks, block_mask.full_kv_indices)]
+        if getattr(block_mask.mask_mod, "__name__", None) == "noop_mask":  # nothing is decided token by token
+            whole.append((block_mask.kv_num_blocks, block_mask.kv_indices))
+        elif block_mask.kv_num_blocks.any():
             raise InputError(
                 f"block_mask has {int(block_mask.kv_num_blocks.sum())} partial blocks but only whole ones are taken:"
                 " let the mask depend on the block's number alone, or use flex_attention."
             )
-        columns = torch.arange(indices.shape[-1], device=indices.device)
-        meant = columns < num[..., None]
-        mask = torch.zeros_like(meant).scatter_(-1, indices.long(), meant)  # a row of indices is a permutation
-        return cls.from_mask(mask)
+        num_key_blocks = -(-block_mask.seq_lengths[1] // block_mask.BLOCK_SIZE[1])
+        masks = [cls(indices, num, num_key_blocks).to_mask() for num, indices in whole if num is not None]
+        return cls.from_mask(torch.stack(masks).any(0))
 
     def to_mask(self) -> Tensor:
         """(B or 1, H or 1, query blocks, key blocks) bool."""
