@@ -16,7 +16,7 @@ The ops are defined by `Library.define`: the `custom_op` decorator would import 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from torch import Tensor
 
 # One to four times the L2 cache of current server cores. Smaller chunks pay for calls (forward + backward on one EPYC
 # core: 1 MiB up to 1.2 times slower, 512 KiB 1.2 to 1.5, 256 KiB 1.6 to 2.1), larger ones gain nothing and cost memory.
+# On CPU this is a thread's share: threads meet after every step of a chunk, each has a cache of its own.
 # On a GPU a chunk must be large enough to fill the machine.
 _CHUNK_BYTES = {"cpu": 2 << 20}
 _CHUNK_BYTES_ELSEWHERE = 64 << 20
@@ -85,8 +86,7 @@ def _forward(
 ) -> Tensor:
     dtype, given = _compute_dtype(q), q.dtype
     q, k, v = (x.to(dtype).contiguous() for x in (q, k, v))
-    shape = (q.shape[0], q.shape[1], v.shape[2])
-    out = q.new_empty(shape) if counts is None else q.new_zeros(shape)
+    out = _for_tiles((q.shape[0], q.shape[1], v.shape[2]), q, counts)
     fused = q.device.type == "cpu" and q.shape[1] >= _FUSED_FROM and k.shape[2] == v.shape[2]
     chunks = _Chunks(q, k, v, rows, weights, counts, live, num_score_buffers=0 if fused else 2)
     with torch.autocast(q.device.type, enabled=False):
@@ -124,7 +124,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dtype, given = _compute_dtype(q), q.dtype
     grad_out, q, k, v = (x.to(dtype).contiguous() for x in (grad_out, q, k, v))
-    grad_q, grad_k, grad_v = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    grad_q, grad_k, grad_v = _for_tiles(q.shape, q, counts), torch.zeros_like(k), torch.zeros_like(v)
     grad_weights = None if weights is None else q.new_zeros(weights.shape)
     chunks = _Chunks(q, k, v, rows, weights, counts, live, num_score_buffers=3)
     with torch.autocast(q.device.type, enabled=False):
@@ -146,6 +146,11 @@ def _backward(
     if weights is None or grad_weights is None:
         return grad_q.to(given), grad_k.to(given), grad_v.to(given), q.new_empty(0)
     return grad_q.to(given), grad_k.to(given), grad_v.to(given), grad_weights.to(weights.dtype)
+
+
+def _for_tiles(shape: Sequence[int], q: Tensor, counts: Tensor | None) -> Tensor:
+    """Room for what every tile that reads a key writes, 0 for the others."""
+    return q.new_empty(shape) if counts is None else q.new_zeros(shape)
 
 
 def _softmax(q: Tensor, keys: Tensor, scale: float, live: Tensor | None, scores: Tensor, p: Tensor) -> None:
@@ -205,7 +210,10 @@ class _Chunks:
         self.weights = None if weights is None else weights.to(q.dtype)
         self.tile_queries, self.tile_keys = q.shape[1], k.shape[1]
         channels = k.shape[2] + v.shape[2] + num_score_buffers * q.shape[1]
-        budget = _CHUNK_BYTES.get(q.device.type, _CHUNK_BYTES_ELSEWHERE) // max(1, q.element_size() * channels)
+        chunk_bytes = _CHUNK_BYTES.get(q.device.type, _CHUNK_BYTES_ELSEWHERE)
+        if q.device.type == "cpu":
+            chunk_bytes *= torch.get_num_threads()
+        budget = chunk_bytes // max(1, q.element_size() * channels)
         self._plan = [
             (where, tiles, count)
             for ids, count in _groups(rows, counts)
