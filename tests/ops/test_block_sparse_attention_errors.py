@@ -17,6 +17,11 @@ def mask(*shape: int, **options: Any) -> torch.Tensor:
     return torch.ones(shape, dtype=torch.bool, **options)
 
 
+def lists(index: int = 0, count: int = 1, count_dtype: torch.dtype = torch.int32, length: int = 2) -> ops.BlockLists:
+    indices = torch.full((2, 2, 3, length), index, dtype=torch.int32)
+    return ops.BlockLists(indices, torch.full((2, 2, 3), count, dtype=count_dtype), 4)
+
+
 # q (2, 2, 10, 4), k (2, 2, 11, 4), v (2, 2, 11, 3), block_mask (2, 2, 3, 4), block_size (4, 3)
 WRONG: list[tuple[dict[str, Any], str]] = [
     (dict(q=torch.zeros(2, 10, 4)), "q has 3 dimensions (2, 10, 4): give (B, H, tokens, D)."),
@@ -59,6 +64,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (
         dict(block_mask=ops.BlockLists.from_mask(mask(2, 2, 3, 5))),
         "block_mask has 5 blocks for k but its 11 tokens make 4 blocks of 3: give a row for every query block",
+    ),
+    (dict(block_mask=lists(index=4)), "BlockLists lists key block 4 of 4: number them from 0 to 3."),
+    (dict(block_mask=lists(index=-1)), "BlockLists lists key block -1 of 4: number them from 0 to 3."),
+    (dict(block_mask=lists(count=3)), "BlockLists counts 3 key blocks in a list of 2: give the length of each"),
+    (dict(block_mask=lists(count_dtype=torch.int64)), "BlockLists has indices int32 and counts int64: give int32."),
+    (
+        dict(block_mask=ops.BlockLists(lists().indices[0], lists().counts, 4)),
+        "BlockLists has indices (2, 3, 2) and counts (2, 2, 3): give (B or 1, H or 1, query blocks, L) and",
     ),
     (
         dict(key_padding_mask=torch.ones(2, 11)),

@@ -99,6 +99,31 @@ def is_flex(block_mask: Any) -> bool:
     )
 
 
+def check_lists(lists: BlockLists) -> None:
+    """Refuse lists put together by hand that don't hold together. Values are looked at on CPU only."""
+    indices, counts, num = lists.indices, lists.counts, lists.num_key_blocks
+    if indices.dim() != 4 or indices.shape[:3] != counts.shape:
+        raise InputError(
+            f"BlockLists has indices {tuple(indices.shape)} and counts {tuple(counts.shape)}:"
+            " give (B or 1, H or 1, query blocks, L) and (B or 1, H or 1, query blocks)."
+        )
+    if (indices.dtype, counts.dtype) != (torch.int32, torch.int32):
+        raise InputError(
+            f"BlockLists has indices {dtype_name(indices.dtype)} and counts {dtype_name(counts.dtype)}: give int32."
+        )
+    if can_look_at(indices) and indices.numel():
+        (low, high), (fewest, most) = (map(int, x.aminmax()) for x in (indices, counts))
+        if low < 0 or high >= num:
+            raise InputError(
+                f"BlockLists lists key block {low if low < 0 else high} of {num}: number them from 0 to {num - 1}."
+            )
+        if fewest < 0 or most > indices.shape[3]:
+            raise InputError(
+                f"BlockLists counts {fewest if fewest < 0 else most} key blocks in a list of {indices.shape[3]}:"
+                " give the length of each list's meant part."
+            )
+
+
 def check_mask(mask: Any) -> None:
     if not isinstance(mask, Tensor):
         raise InputError(f"block_mask is a {type(mask).__name__}: give a bool tensor, ops.BlockLists or a BlockMask.")

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from visionsparse.errors import InputError
-from visionsparse.ops.block_lists import BlockLists, as_lists, as_mask, check_mask, is_flex
+from visionsparse.ops.block_lists import BlockLists, as_lists, as_mask, check_lists, check_mask, is_flex
 from visionsparse.ops.dispatch import backend, dispatch
 from visionsparse.ops.inputs import autocast, check_qkv, check_scale, dtype_name, without_autocast
 from visionsparse.ops.tiled_attention import tiled_attention
@@ -168,6 +168,7 @@ def _check_block_mask(block_mask: Any, q: Tensor, k: Tensor, block_size: Size) -
             )
         block_mask = BlockLists.from_flex(block_mask)
     if isinstance(block_mask, BlockLists):
+        check_lists(block_mask)
         shape, device = (*block_mask.counts.shape, block_mask.num_key_blocks), block_mask.counts.device
     else:
         check_mask(block_mask)
