@@ -1,33 +1,13 @@
-"""Inputs of routed attention for the tests: named tensors and the call's other arguments."""
+"""Inputs of routed attention for the tests."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import torch
+from hypothesis import strategies as st
 
+from tests.ops.kit import DTYPES, OpInputs, Plug
 from visionsparse import ops
 from visionsparse.ops.regions import region_grid
-
-
-class RoutedInputs(NamedTuple):
-    tensors: dict[str, torch.Tensor]  # q, k, v and perhaps route_weights: all that is differentiable
-    arguments: dict[str, Any]  # routes and the rest
-
-    def call(self, **changed: Any) -> Any:
-        return ops.routed_attention(**{**self.tensors, **self.arguments, **changed})
-
-    def run(self, backend: str, **changed: Any) -> dict[str, torch.Tensor]:
-        """Output and the gradient of every input, for one random upstream gradient."""
-        tensors = {name: x.detach().requires_grad_() for name, x in self.tensors.items()}
-        with ops.use_backend(backend):
-            out = ops.routed_attention(**{**tensors, **self.arguments, **changed})
-        upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-        grads = torch.autograd.grad(out, list(tensors.values()), upstream.to(out.dtype))
-        return {"out": out.detach(), **{f"grad of {n}": g for n, g in zip(tensors, grads, strict=True)}}
-
-    def to(self, dtype: torch.dtype) -> RoutedInputs:
-        return self._replace(tensors={name: x.to(dtype) for name, x in self.tensors.items()})
 
 
 def make_inputs(
@@ -45,7 +25,7 @@ def make_inputs(
     weighted: bool = False,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
-) -> RoutedInputs:
+) -> OpInputs:
     """Random maps and routes; a region may be listed twice."""
     generator = torch.Generator().manual_seed(seed)
     kv_size = size if kv_size is None else kv_size
@@ -65,11 +45,35 @@ def make_inputs(
     }
     if weighted:
         tensors["route_weights"] = draw(*routes.shape)
-    return RoutedInputs(tensors, dict(routes=routes, region_size=region_size, kv_region_size=kv_region_size))
+    return OpInputs(
+        ops.routed_attention, tensors, dict(routes=routes, region_size=region_size, kv_region_size=kv_region_size)
+    )
 
 
-def assert_all_close(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
-    for name, value in expected.items():
-        torch.testing.assert_close(
-            got[name], value, rtol=tolerance, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
-        )
+_pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
+_maps = st.tuples(st.integers(1, 7), st.integers(1, 7))
+
+ROUTED = Plug(
+    make=make_inputs,
+    strategy=st.builds(
+        make_inputs,
+        batch=st.integers(1, 2),
+        heads=st.integers(1, 3),
+        size=_maps,
+        kv_size=st.none() | _maps,
+        region_size=_pairs | st.just((6, 6)),  # 36 queries: the fused path
+        kv_region_size=st.none() | _pairs,
+        channels=st.integers(1, 5),
+        value_channels=st.integers(1, 5),
+        topk=st.integers(1, 5),
+        shared_routes=st.booleans(),
+        weighted=st.booleans(),
+        dtype=st.sampled_from(DTYPES),
+        seed=st.integers(0, 1000),
+    ),
+    variants={
+        "plain": dict(size=(3, 4), region_size=(2, 2)),
+        "weighted": dict(size=(3, 4), region_size=(2, 2), weighted=True),
+    },
+    large=dict(size=(20, 20), region_size=(2, 2), channels=16, topk=16),
+)

@@ -143,6 +143,8 @@ import sys, torch
 from visionsparse import ops
 q, k, v = (torch.randn(1, 1, 4, 4, 2, requires_grad=True) for _ in range(3))
 ops.routed_attention(q, k, v, torch.zeros(1, 1, 4, 1, dtype=torch.int64), region_size=(2, 2)).sum().backward()
+q, k, v = (torch.randn(1, 1, 64, 2, requires_grad=True) for _ in range(3))
+ops.block_sparse_attention(q, k, v, torch.ones(1, 1, 2, 2, dtype=torch.bool), block_size=(32, 32)).sum().backward()
 heavy = ("torch._dynamo", "triton", "torchvision", "timm", "mmengine", "matplotlib")
 print([name for name in heavy if name in sys.modules])
 """

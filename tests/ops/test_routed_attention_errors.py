@@ -87,9 +87,3 @@ def test_a_wrong_argument_is_named_with_what_to_do(backend: str, changed: dict[s
 def test_a_list_may_be_longer_than_there_are_regions() -> None:
     case = make_inputs(topk=9)
     assert case.call().shape == (2, 2, 4, 6, 3)
-
-
-def test_float64_is_not_mixed_with_other_types_even_under_autocast() -> None:
-    case = make_inputs()
-    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(InputError, match="k is float64 but q bfloat16"):
-        case.call(k=case.tensors["k"].double())

@@ -8,7 +8,9 @@
 Needs torch only.
 """
 
+from visionsparse.ops.block_lists import BlockLists
+from visionsparse.ops.block_sparse_attention import block_sparse_attention
 from visionsparse.ops.dispatch import backends, use_backend
 from visionsparse.ops.routed_attention import routed_attention
 
-__all__ = ["backends", "routed_attention", "use_backend"]
+__all__ = ["BlockLists", "backends", "block_sparse_attention", "routed_attention", "use_backend"]

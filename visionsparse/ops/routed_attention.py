@@ -9,7 +9,6 @@ Cost: Nq * topk * Tkv * (D + Dv) multiply-adds instead of Nq * Nkv * (D + Dv), T
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 
 import torch
@@ -17,11 +16,11 @@ from torch import Tensor
 
 from visionsparse.errors import InputError
 from visionsparse.ops.dispatch import backend, dispatch
+from visionsparse.ops.inputs import FLOATS, autocast, can_look_at, check_qkv, check_scale, dtype_name, without_autocast
 from visionsparse.ops.regions import from_regions, region_grid, to_regions
 from visionsparse.ops.tiled_attention import tiled_attention
 
 Size = tuple[int, int]
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def routed_attention(
@@ -62,13 +61,13 @@ def routed_attention(
     out of range get it on CPU tensors outside torch.compile only: elsewhere looking would wait for the device, and they
     end in an index error of the backend.
     """
-    q, k, v = _autocast(q, k, v)
+    q, k, v = autocast(q, k, v)
     region_size = _check_size("region_size", region_size)
     kv_region_size = region_size if kv_region_size is None else _check_size("kv_region_size", kv_region_size)
     _check_maps(q, k, v)
     _check_routes(q, k, routes, route_weights, region_size, kv_region_size)
-    scale = q.shape[-1] ** -0.5 if scale is None else _check_scale(scale)
-    with _without_autocast(q.device.type):
+    scale = q.shape[-1] ** -0.5 if scale is None else check_scale(scale)
+    with without_autocast(q.device.type):
         return dispatch(
             "routed_attention",
             q=q,
@@ -163,34 +162,11 @@ def _rows(routes: Tensor, batch: int, heads: int, kv_regions: int) -> Tensor:
     return rows.reshape(batch * heads * routes.shape[2], routes.shape[3])
 
 
-def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors as torch's own attention would get them: in autocast's dtype, float64 left alone."""
-    device = tensors[0].device.type
-    if not _is_autocast(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return tuple(x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in tensors)
-
-
-def _without_autocast(device: str) -> contextlib.AbstractContextManager[None]:
-    """So that autocast does not round what a backend computes in float32."""
-    return torch.autocast(device, enabled=False) if _is_autocast(device) else contextlib.nullcontext()
-
-
-def _is_autocast(device: str) -> bool:
-    return device != "meta" and torch.is_autocast_enabled(device)  # asking about meta is an error
-
-
 def _refusable(routes: Tensor, kv_regions: int, past_the_end: int) -> Tensor:
     """Routes whose wrong numbers, where nobody could look, end in an index error and not in another head's region."""
-    if _can_look_at(routes):
+    if can_look_at(routes):
         return routes
     return routes.masked_fill((routes < 0) | (routes >= kv_regions), past_the_end)
-
-
-def _can_look_at(routes: Tensor) -> bool:
-    """Whether reading values is free: on CUDA it would wait for the device, and a compiler has no values."""
-    return routes.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _check_size(name: str, size: Sequence[int]) -> Size:
@@ -201,32 +177,8 @@ def _check_size(name: str, size: Sequence[int]) -> Size:
     return size[0], size[1]
 
 
-def _check_scale(scale: float) -> float:
-    if not 0 <= scale < float("inf"):  # false for NaN, too
-        raise InputError(f"scale is {scale}: give a finite number of at least 0, or None for D ** -0.5.")
-    return float(scale)
-
-
 def _check_maps(q: Tensor, k: Tensor, v: Tensor) -> None:
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        if x.dim() != 5:
-            raise InputError(f"{name} has {x.dim()} dimensions {tuple(x.shape)}: give (B, H, height, width, D).")
-    if q.dtype not in _FLOATS:
-        raise InputError(f"q is {_name(q.dtype)}: give float16, bfloat16, float32 or float64.")
-    for name, x in (("k", k), ("v", v)):
-        if x.shape[:2] != q.shape[:2]:
-            raise InputError(
-                f"{name} has {x.shape[0]} images and {x.shape[1]} heads but q has {q.shape[0]} and {q.shape[1]}:"
-                f" give {name} as ({q.shape[0]}, {q.shape[1]}, height, width, channels)."
-            )
-        if x.device != q.device:
-            raise InputError(f"{name} is on {x.device} but q on {q.device}: move them to one device.")
-        if x.dtype != q.dtype:
-            raise InputError(f"{name} is {_name(x.dtype)} but q {_name(q.dtype)}: cast them to one dtype.")
-    if k.shape[4] != q.shape[4] or q.shape[4] == 0:
-        raise InputError(f"k has width {k.shape[4]} but q {q.shape[4]}: give both the same width, at least 1.")
-    if v.shape[4] == 0:
-        raise InputError("v has width 0: give values of a width of at least 1.")
+    check_qkv(q, k, v, ("height", "width"))
     if v.shape[2:4] != k.shape[2:4]:
         raise InputError(
             f"v is a map of {v.shape[2]} x {v.shape[3]} but k of {k.shape[2]} x {k.shape[3]}: give one value per key."
@@ -238,7 +190,7 @@ def _check_routes(
 ) -> None:
     batch, heads = q.shape[:2]
     if routes.dtype not in (torch.int32, torch.int64):
-        raise InputError(f"routes is {_name(routes.dtype)}: give region numbers as int64 or int32.")
+        raise InputError(f"routes is {dtype_name(routes.dtype)}: give region numbers as int64 or int32.")
     if routes.dim() != 4:
         raise InputError(
             f"routes has {routes.dim()} dimensions {tuple(routes.shape)}: give (B, H or 1, regions, topk)."
@@ -259,7 +211,7 @@ def _check_routes(
     if routes.shape[3] == 0:
         raise InputError("routes lists no key region (topk is 0): list at least one for every query region.")
     rows, columns = region_grid(k.shape[2], k.shape[3], kv_region_size)
-    if _can_look_at(routes) and routes.numel():
+    if can_look_at(routes) and routes.numel():
         low, high = (int(x) for x in routes.aminmax())
         if low < 0 or high >= rows * columns:
             raise InputError(
@@ -275,13 +227,9 @@ def _check_route_weights(route_weights: Tensor, routes: Tensor) -> None:
         raise InputError(
             f"route_weights is {tuple(route_weights.shape)} but routes {tuple(routes.shape)}: give one weight a route."
         )
-    if route_weights.dtype not in _FLOATS:
-        raise InputError(f"route_weights is {_name(route_weights.dtype)}: give a floating dtype.")
+    if route_weights.dtype not in FLOATS:
+        raise InputError(f"route_weights is {dtype_name(route_weights.dtype)}: give a floating dtype.")
     if route_weights.device != routes.device:
         raise InputError(
             f"route_weights is on {route_weights.device} but routes on {routes.device}: move them to one device."
         )
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,106 @@
+"""What every op's tests share: a call with its inputs, and how close a backend must come.
+
+An op plugs into test_every_op.py with a `Plug`: a function that draws inputs and says which shapes to try.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from visionsparse import ops
+
+BACKENDS = ("reference", "torch")
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+Results = dict[str, torch.Tensor]
+
+
+class OpInputs(NamedTuple):
+    op: Callable[..., Any]
+    tensors: Results  # q, k, v and whatever else is differentiable
+    arguments: dict[str, Any]
+
+    def call(self, **changed: Any) -> Any:
+        return self.op(**{**self.tensors, **self.arguments, **changed})
+
+    def run(self, backend: str, rounded_to: torch.dtype | None = None, **changed: Any) -> Results:
+        """Output and the gradient of every input, for one random upstream gradient (rounded to `rounded_to`)."""
+        tensors = {name: x.detach().requires_grad_() for name, x in self.tensors.items()}
+        with ops.use_backend(backend):
+            out = self.op(**{**tensors, **self.arguments, **changed})
+        upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        upstream = upstream.to(rounded_to or out.dtype).to(out.dtype)
+        grads = torch.autograd.grad(out, list(tensors.values()), upstream)
+        return {"out": out.detach(), **{f"grad of {n}": g for n, g in zip(tensors, grads, strict=True)}}
+
+    def to(self, dtype: torch.dtype, names: str | None = None) -> OpInputs:
+        """With the tensors of these (one-letter) names, or all, in another dtype."""
+        cast = {name: x.to(dtype) for name, x in self.tensors.items() if names is None or name in names}
+        return self._replace(tensors={**self.tensors, **cast})
+
+    def moved(self, function: Callable[[torch.Tensor], torch.Tensor]) -> OpInputs:
+        """With q, k and v changed by `function`."""
+        return self._replace(tensors={**self.tensors, **{name: function(self.tensors[name]) for name in "qkv"}})
+
+
+class Plug(NamedTuple):
+    make: Callable[..., OpInputs]  # takes batch, dtype and seed, and the keywords below
+    strategy: st.SearchStrategy[OpInputs]  # random small shapes
+    variants: dict[str, dict[str, Any]]  # small inputs that take every path of the op, by name
+    large: dict[str, Any]  # inputs of several chunks, worth two threads
+
+
+def assert_all_close(got: Results, expected: Results, tolerance: float) -> None:
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            got[name], value, rtol=tolerance, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def assert_as_exact_as_reference(case: OpInputs, backend: str, **changed: Any) -> None:
+    """Against a float64 run on the same inputs, `backend` is off by no more than a small multiple of what `reference`
+    is off by in the dtype of the inputs, or of the rounding of the type that is computed in."""
+    dtype = case.tensors["q"].dtype
+    exact = case.to(torch.float64).run("reference", rounded_to=dtype, **changed)
+    reference, got = case.run("reference", **changed), case.run(backend, **changed)
+    rounding = torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+    for name, value in exact.items():
+        assert got[name].dtype == case.tensors.get(name.removeprefix("grad of "), case.tensors["q"]).dtype, name
+        if value.numel():
+            error, of_reference = (float((x[name].double() - value).abs().max()) for x in (got, reference))
+            allowed = 4 * of_reference + 16 * rounding * max(1.0, float(value.abs().max()))
+            assert error <= allowed, f"{name}: {backend} is off by {error:.3g}, reference by {of_reference:.3g}"
+
+
+class _Record(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, tuple[Any, ...]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "visionsparse":
+            self.calls.append((func, args))
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def recorded_custom_ops() -> Iterator[list[tuple[Any, tuple[Any, ...]]]]:
+    """The calls of our custom ops inside the block, forward and backward: (op, its arguments)."""
+    with _Record() as record:
+        yield record.calls
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
