@@ -13,9 +13,9 @@ atomically and two runs are equal to the bit.
 Tokens come in groups (a region, a block); a group of queries has one list of key groups. An op brings three jit
 functions over operands of its own, and the same for the inverted list, with keys and queries exchanged:
 
-    OWN(image, head, group, lanes, operands)          -> row, readable, counts
-    LENGTH(image, head, group, operands)              -> number of positions in the group's list
-    LISTED(image, head, group, positions, operands)   -> row, readable, counts, weight
+    OWN(image, head, group, lanes, operands)           -> row, readable, counts
+    LENGTH(image, head, group, operands)               -> number of positions in the group's list
+    LISTED(image, head, group, start, lanes, operands) -> row, readable, counts, weight, of positions start + lanes
 
 `row` is a token of (B, H, N, D); a row that is not readable is a zero vector, which takes part in the softmax if it
 counts. Positions past the length neither are readable nor count. A tile of positions may span several groups, so that
@@ -23,6 +23,9 @@ small groups fill it. Widths are padded inside to a power of two.
 
 Launching is launch.py's.
 """
+
+# What a jit function takes has no Python type:
+# mypy: allow-untyped-defs
 
 import triton
 import triton.language as tl
@@ -73,8 +76,7 @@ def forward_kernel(
     out = tl.zeros([BLOCK_Q, BLOCK_V], tl.float32)
     length = LENGTH(image, head, group, operands)
     for start in tl.range(0, _bound(length), BLOCK_K):
-        positions = start + tl.arange(0, BLOCK_K)
-        k_row, k_readable, counts, weight = LISTED(image, head, group, positions, operands)
+        k_row, k_readable, counts, weight = LISTED(image, head, group, start, tl.arange(0, BLOCK_K), operands)
         k = _load(k_ptr, k_strides, image, head, k_row, k_readable, width, BLOCK_D, WIDE)
         scores = _dot(q, tl.trans(k), PRECISION) * (scale * LOG2_E)
         if WEIGHTED:
@@ -146,8 +148,7 @@ def backward_queries_kernel(
     grad_q = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
     length = LENGTH(image, head, group, operands)
     for start in tl.range(0, _bound(length), BLOCK_K):
-        positions = start + tl.arange(0, BLOCK_K)
-        k_row, k_readable, counts, weight = LISTED(image, head, group, positions, operands)
+        k_row, k_readable, counts, weight = LISTED(image, head, group, start, tl.arange(0, BLOCK_K), operands)
         k = _load(k_ptr, k_strides, image, head, k_row, k_readable, width, BLOCK_D, WIDE)
         v = _load(v_ptr, v_strides, image, head, k_row, k_readable, value_width, BLOCK_V, WIDE)
         products = _dot(q, tl.trans(k), PRECISION)
@@ -159,6 +160,7 @@ def backward_queries_kernel(
         if WEIGHTED:
             grad_scores = p * (grad_p * weight[None, :] - delta[:, None])
             grad_weight = tl.sum(p * grad_p + grad_scores * products * scale, 0)
+            positions = start + tl.arange(0, BLOCK_K)
             list_ptr = grad_weight_ptr + tl.program_id(0).to(tl.int64) * longest
             tl.store(list_ptr + positions, grad_weight, mask=positions < length)
             grad_scores *= weight[None, :]
@@ -212,8 +214,7 @@ def backward_keys_kernel(
     grad_v = tl.zeros([BLOCK_K, BLOCK_V], tl.float32)
     length = LENGTH(image, head, group, operands)
     for start in tl.range(0, _bound(length), BLOCK_Q):
-        positions = start + tl.arange(0, BLOCK_Q)
-        q_row, q_readable, _, weight = LISTED(image, head, group, positions, operands)
+        q_row, q_readable, _, weight = LISTED(image, head, group, start, tl.arange(0, BLOCK_Q), operands)
         q = _load(q_ptr, q_strides, image, head, q_row, q_readable, width, BLOCK_D, WIDE)
         lse = tl.load(_of_rows(lse_ptr, image, head, heads, num_q) + q_row, mask=q_readable, other=float("inf"))
         scores = _dot(k, tl.trans(q), PRECISION) * (scale * LOG2_E)

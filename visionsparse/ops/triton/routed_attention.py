@@ -4,6 +4,9 @@ A query tile is (part of) a region; position p of its list is token p % Tkv of t
 inverted list of a key region holds the entries of the route table that name it, found by a stable sort.
 """
 
+# What a jit function takes has no Python type:
+# mypy: allow-untyped-defs
+
 from __future__ import annotations
 
 from typing import Any
@@ -69,17 +72,18 @@ def _routes_length(image, head, region, operands):
 
 
 @triton.jit
-def _routed(image, head, region, positions, operands):
+def _routed(image, head, region, start, lanes, operands):
     _, geometry, routes = operands
     routes_ptr, weights_ptr, topk, stride_b, stride_h = routes
     tokens = geometry[2] * geometry[3]
+    positions = start + lanes
     counts = positions < topk * tokens
-    entry = image.to(tl.int64) * stride_b + head.to(tl.int64) * stride_h + region * topk + positions // tokens
-    listed = tl.load(routes_ptr + entry, mask=counts, other=0)
+    first = image.to(tl.int64) * stride_b + head.to(tl.int64) * stride_h + region * topk
+    listed = tl.load(routes_ptr + first + positions // tokens, mask=counts, other=0)
     row, on_map = _map_row(listed, positions % tokens, geometry)
     weight = 1.0
     if weights_ptr is not None:
-        weight = tl.load(weights_ptr + entry, mask=counts, other=0.0)
+        weight = tl.load(weights_ptr + first + positions // tokens, mask=counts, other=0.0)
     return row, on_map & counts, counts, weight
 
 
@@ -91,16 +95,17 @@ def _entries_length(image, head, region, operands):
 
 
 @triton.jit
-def _routing(image, head, region, positions, operands):
+def _routing(image, head, region, start, lanes, operands):
     """The queries of the regions that name this key region."""
     _, geometry, entries = operands
     order_ptr, weights_ptr, starts_ptr, topk, starts_stride_b, starts_stride_h, stride_b, stride_h = entries
     starts_ptr += image.to(tl.int64) * starts_stride_b + head.to(tl.int64) * starts_stride_h + region
-    start = tl.load(starts_ptr)
+    first_place = tl.load(starts_ptr)
     tokens = geometry[2] * geometry[3]
-    in_list = positions < (tl.load(starts_ptr + 1) - start) * tokens
+    positions = start + lanes
+    in_list = positions < (tl.load(starts_ptr + 1) - first_place) * tokens
     first = image.to(tl.int64) * stride_b + head.to(tl.int64) * stride_h
-    entry = tl.load(order_ptr + first + start + positions // tokens, mask=in_list, other=0)
+    entry = tl.load(order_ptr + first + first_place + positions // tokens, mask=in_list, other=0)
     row, on_map = _map_row(entry // topk, positions % tokens, geometry)
     weight = 1.0
     if weights_ptr is not None:
@@ -174,15 +179,14 @@ def _forward(
     v: Tensor,
     routes: Tensor,
     weights: Tensor | None,
-    region_size: list[int],
-    kv_region_size: list[int],
+    region_size: Size,
+    kv_region_size: Size,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     out = _empty_map(q, v.shape[4])
     routes, weights = _tables(k, routes, weights, kv_region_size)
-    address = addresses(q, k, routes, weights, tuple(region_size), tuple(kv_region_size))
-    lse = attention_forward(*(x.flatten(2, 3) for x in (q, k, v)), address, scale, out.flatten(2, 3))
-    return out, lse
+    address = addresses(q, k, routes, weights, region_size, kv_region_size)
+    return out, attention_forward(_rows(q), _rows(k), _rows(v), address, scale, _rows(out))
 
 
 def _backward(
@@ -194,32 +198,38 @@ def _backward(
     weights: Tensor | None,
     out: Tensor,
     lse: Tensor,
-    region_size: list[int],
-    kv_region_size: list[int],
+    region_size: Size,
+    kv_region_size: Size,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grads = tuple(_empty_map(x, x.shape[4]) for x in (q, k, v))
+    grad_q, grad_k, grad_v = _empty_map(q, q.shape[4]), _empty_map(k, k.shape[4]), _empty_map(v, v.shape[4])
     routes, weights = _tables(k, routes, weights, kv_region_size)
-    sides = (q, k, routes, weights, tuple(region_size), tuple(kv_region_size))
     grad_weight = attention_backward(
-        *(x.flatten(2, 3) for x in (grad_out, q, k, v, out)),
+        _rows(grad_out),
+        _rows(q),
+        _rows(k),
+        _rows(v),
+        _rows(out),
         lse,
-        addresses(*sides),
-        inverted_addresses(*sides),
+        addresses(q, k, routes, weights, region_size, kv_region_size),
+        inverted_addresses(q, k, routes, weights, region_size, kv_region_size),
         scale,
-        tuple(x.flatten(2, 3) for x in grads),
+        (_rows(grad_q), _rows(grad_k), _rows(grad_v)),
     )
     if weights is None or grad_weight is None:
-        return *grads, q.new_empty(0, dtype=torch.float32)
+        return grad_q, grad_k, grad_v, q.new_empty(0, dtype=torch.float32)
     by_route = grad_weight.unflatten(-1, (routes.shape[3], -1)).sum((3, -1))  # (B, H, regions, topk)
-    return *grads, by_route if weights.shape[1] > 1 else by_route.sum(1, keepdim=True)
+    return grad_q, grad_k, grad_v, by_route if weights.shape[1] > 1 else by_route.sum(1, keepdim=True)
 
 
-def _tables(
-    k: Tensor, routes: Tensor, weights: Tensor | None, kv_region_size: list[int]
-) -> tuple[Tensor, Tensor | None]:
+def _rows(x: Tensor) -> Tensor:
+    """(B, H, height * width, D), a view where the map's rows follow each other in memory, else a copy."""
+    return x.flatten(2, 3)
+
+
+def _tables(k: Tensor, routes: Tensor, weights: Tensor | None, kv_region_size: Size) -> tuple[Tensor, Tensor | None]:
     """Contiguous, as the kernels read them; a route out of range ends in an assertion of the device before they run."""
-    rows, columns = region_grid(k.shape[2], k.shape[3], (kv_region_size[0], kv_region_size[1]))
+    rows, columns = region_grid(k.shape[2], k.shape[3], kv_region_size)
     torch._assert_async(((routes >= 0) & (routes < rows * columns)).all(), "routes: a region number is out of range")
     return routes.int().contiguous(), None if weights is None else weights.contiguous()
 
@@ -238,7 +248,7 @@ def _backward_shapes(
     grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, routes: Tensor, weights: Tensor | None, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grad_weights = q.new_empty(0 if weights is None else weights.shape, dtype=torch.float32)
-    return *(_empty_map(x, x.shape[4]) for x in (q, k, v)), grad_weights
+    return _empty_map(q, q.shape[4]), _empty_map(k, k.shape[4]), _empty_map(v, v.shape[4]), grad_weights
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

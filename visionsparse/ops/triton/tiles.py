@@ -23,30 +23,36 @@ class Tile(NamedTuple):
     num_stages: int
 
 
-# kernel, arithmetic: tile for widths (padded to a power of two) up to 32, 64, 128, 256; for chips older than Hopper and,
-# where they differ, from Hopper on.
-_TABLE: dict[tuple[str, str], tuple[Tile, Tile, Tile, Tile]] = {
-    ("forward", "half"): (Tile(64, 64, 4, 3), Tile(64, 64, 4, 3), Tile(64, 64, 4, 2), Tile(64, 32, 8, 2)),
+# (kernel, arithmetic): the tile for widths up to 32, 64, 128, 256.
+_AMPERE: dict[tuple[str, str], tuple[Tile, Tile, Tile, Tile]] = {
+    ("forward", "half"): (Tile(128, 64, 8, 3), Tile(128, 64, 8, 3), Tile(128, 64, 8, 3), Tile(64, 32, 8, 2)),
     ("forward", "tf32"): (Tile(64, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 32, 8, 1)),
     ("forward", "ieee"): (Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 8, 2), Tile(16, 16, 8, 1)),
-    ("backward_queries", "half"): (Tile(64, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 32, 8, 2), Tile(32, 32, 8, 1)),
+    ("backward_queries", "half"): (Tile(64, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 32, 8, 1)),
     ("backward_queries", "tf32"): (Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 32, 8, 2), Tile(32, 16, 8, 1)),
-    ("backward_queries", "ieee"): (Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 8, 2), Tile(16, 16, 8, 1)),
-    ("backward_keys", "half"): (Tile(64, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 32, 8, 2), Tile(32, 32, 8, 1)),
-    ("backward_keys", "tf32"): (Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 32, 8, 2), Tile(32, 16, 8, 1)),
-    ("backward_keys", "ieee"): (Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 8, 2), Tile(16, 16, 8, 1)),
+    ("backward_queries", "ieee"): (Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 8, 1), Tile(16, 16, 8, 1)),
+    ("backward_keys", "half"): (Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(64, 32, 8, 2), Tile(32, 32, 8, 1)),
+    ("backward_keys", "tf32"): (Tile(64, 64, 4, 2), Tile(64, 32, 8, 2), Tile(32, 32, 8, 2), Tile(32, 16, 8, 1)),
+    ("backward_keys", "ieee"): (Tile(32, 32, 4, 1), Tile(32, 32, 4, 2), Tile(32, 32, 8, 2), Tile(16, 16, 8, 1)),
 }
-_HOPPER: dict[tuple[str, str], tuple[Tile, Tile, Tile, Tile]] = {}
+_HOPPER = _AMPERE | {  # where its tensor cores' 64 rows or its larger shared memory pay
+    ("backward_queries", "half"): (Tile(64, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 64, 4, 2), Tile(32, 32, 8, 1)),
+    ("backward_queries", "tf32"): (Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(64, 32, 8, 2), Tile(32, 16, 8, 1)),
+    ("backward_keys", "half"): (Tile(64, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 32, 8, 2), Tile(32, 32, 8, 1)),
+    ("backward_keys", "tf32"): (Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(64, 32, 8, 2), Tile(32, 16, 8, 1)),
+}
 _WIDTHS = (32, 64, 128, 256)
 
 
 def choose_tile(kernel: str, q: Tensor, v: Tensor, target: Target, tokens: int, longest: int) -> Tile:
     """The tile for groups of `tokens` rows whose lists have up to `longest` positions: not larger than they fill."""
     arithmetic = target.precision if q.dtype == torch.float32 else "half"
-    table = {**_TABLE, **_HOPPER} if target.capability >= 90 else _TABLE
+    table = _HOPPER if target.capability >= 90 else _AMPERE
     width = max(q.shape[-1], v.shape[-1])
     tile = table[kernel, arithmetic][next(i for i, limit in enumerate(_WIDTHS) if width <= limit)]
-    return tile._replace(own=min(tile.own, _filled(tokens)), listed=min(tile.listed, _filled(longest)))
+    own, listed = min(tile.own, _filled(tokens)), min(tile.listed, _filled(longest))
+    num_stages = min(tile.num_stages, triton.cdiv(longest, listed))  # as many tiles as there are to load ahead
+    return Tile(own, listed, max(4, tile.num_warps * own // tile.own), max(1, num_stages))
 
 
 def _filled(extent: int) -> int:
