@@ -291,7 +291,7 @@ def _dot_add(a, b, accumulator, PRECISION: tl.constexpr):
 
 if triton.knobs.runtime.interpret:
 
-    def _bound(length):  # type: ignore[no-untyped-def]
+    def _bound(length):
         return length.handle.data.item()
 
 else:

@@ -63,7 +63,7 @@ def forward_launch(
 ) -> Launch:
     """Fills out (B, H, Nq, Dv), any strides, and lse (B, H, Nq) float32; every query is in a group."""
     tile = choose_tile("forward", q, v, target, address.tokens, address.longest)
-    shared = _shared_arguments(q, k, v, address, scale, tile.own, target)
+    shared = _shared_arguments(q, k, v, address, scale, tile.own, target, out)
     blocks = dict(BLOCK_Q=tile.own, BLOCK_K=tile.listed)
     arguments = dict(out_ptr=out, lse_ptr=lse, out_strides=out.stride(), **blocks, **shared)
     return Launch(forward_kernel, _programs(q, address, tile), arguments, tile)
@@ -88,7 +88,7 @@ def backward_queries_launch(
     sum over each query tile, (B, H, groups, tiles of a group, longest) float32.
     """
     tile = choose_tile("backward_queries", q, v, target, address.tokens, address.longest)
-    shared = _shared_arguments(q, k, v, address, scale, tile.own, target)
+    shared = _shared_arguments(q, k, v, address, scale, tile.own, target, grad_out, out)
     grad_weight = None
     if address.weighted:
         shape = (*q.shape[:2], address.groups, shared["tiles"], address.longest)
@@ -137,7 +137,7 @@ def backward_keys_launch(
         grad_v_strides=grad_v.stride(),
         BLOCK_Q=tile.listed,
         BLOCK_K=tile.own,
-        **_shared_arguments(q, k, v, inverted, scale, tile.own, target),
+        **_shared_arguments(q, k, v, inverted, scale, tile.own, target, grad_out),
     )
     return Launch(backward_keys_kernel, _programs(q, inverted, tile), arguments, tile)
 
@@ -145,7 +145,8 @@ def backward_keys_launch(
 def attention_forward(q: Tensor, k: Tensor, v: Tensor, address: Address, scale: float, out: Tensor) -> Tensor:
     """Fill out; returns the log-sum-exp."""
     lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
-    forward_launch(q, k, v, address, scale, out, lse, Target.of(q)).run()
+    with torch.cuda.device_of(q):
+        forward_launch(q, k, v, address, scale, out, lse, Target.of(q)).run()
     return lse
 
 
@@ -164,13 +165,14 @@ def attention_backward(
     """Fill the gradients of q, k and v; returns that of the weights (see `backward_queries_launch`), or None."""
     target, delta = Target.of(q), torch.empty_like(lse)
     launch = backward_queries_launch(grad_out, q, k, v, out, lse, address, scale, delta, grads[0], target)
-    launch.run()
-    backward_keys_launch(grad_out, q, k, v, lse, delta, inverted, scale, grads[1], grads[2], target).run()
+    with torch.cuda.device_of(q):
+        launch.run()
+        backward_keys_launch(grad_out, q, k, v, lse, delta, inverted, scale, grads[1], grads[2], target).run()
     return launch.arguments["grad_weight_ptr"]
 
 
 def _shared_arguments(
-    q: Tensor, k: Tensor, v: Tensor, address: Address, scale: float, block: int, target: Target
+    q: Tensor, k: Tensor, v: Tensor, address: Address, scale: float, block: int, target: Target, *others: Tensor
 ) -> dict[str, Any]:
     return dict(
         q_ptr=q,
@@ -194,7 +196,7 @@ def _shared_arguments(
         BLOCK_D=padded(q.shape[3]),
         BLOCK_V=padded(v.shape[3]),
         PRECISION=target.precision,
-        WIDE=any(_spans_2_31(x) for x in (q, k, v)),
+        WIDE=any(_spans_2_31(x) for x in (q, k, v, *others)),
     )
 
 

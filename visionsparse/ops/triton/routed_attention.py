@@ -184,7 +184,10 @@ def _forward(
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     out = _empty_map(q, v.shape[4])
-    routes, weights = _tables(k, routes, weights, kv_region_size)
+    rows, columns = region_grid(k.shape[2], k.shape[3], kv_region_size)
+    # On a GPU without waiting for it: there the kernels do not run, and the error comes at a later call.
+    torch._assert_async(((routes >= 0) & (routes < rows * columns)).all(), "routes: a region number is out of range")
+    routes, weights = _tables(routes, weights)
     address = addresses(q, k, routes, weights, region_size, kv_region_size)
     return out, attention_forward(_rows(q), _rows(k), _rows(v), address, scale, _rows(out))
 
@@ -203,7 +206,7 @@ def _backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grad_q, grad_k, grad_v = _empty_map(q, q.shape[4]), _empty_map(k, k.shape[4]), _empty_map(v, v.shape[4])
-    routes, weights = _tables(k, routes, weights, kv_region_size)
+    routes, weights = _tables(routes, weights)
     grad_weight = attention_backward(
         _rows(grad_out),
         _rows(q),
@@ -227,10 +230,8 @@ def _rows(x: Tensor) -> Tensor:
     return x.flatten(2, 3)
 
 
-def _tables(k: Tensor, routes: Tensor, weights: Tensor | None, kv_region_size: Size) -> tuple[Tensor, Tensor | None]:
-    """Contiguous, as the kernels read them; a route out of range ends in an assertion of the device before they run."""
-    rows, columns = region_grid(k.shape[2], k.shape[3], kv_region_size)
-    torch._assert_async(((routes >= 0) & (routes < rows * columns)).all(), "routes: a region number is out of range")
+def _tables(routes: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """As the kernels read them."""
     return routes.int().contiguous(), None if weights is None else weights.contiguous()
 
 

@@ -47,7 +47,7 @@ _WIDTHS = (32, 64, 128, 256)
 def choose_tile(kernel: str, q: Tensor, v: Tensor, target: Target, tokens: int, longest: int) -> Tile:
     """The tile for groups of `tokens` rows whose lists have up to `longest` positions: not larger than they fill."""
     arithmetic = target.precision if q.dtype == torch.float32 else "half"
-    table = _HOPPER if target.capability >= 90 else _AMPERE
+    table = _HOPPER if 90 <= target.capability < 120 else _AMPERE  # 12.x has less shared memory
     width = max(q.shape[-1], v.shape[-1])
     tile = table[kernel, arithmetic][next(i for i, limit in enumerate(_WIDTHS) if width <= limit)]
     own, listed = min(tile.own, _filled(tokens)), min(tile.listed, _filled(longest))
