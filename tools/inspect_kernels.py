@@ -93,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = "\n".join(report(rows))
     print(text)
     if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(text + "\n")
     problems = [problem for row in rows for problem in row.problems]
     for problem in problems:

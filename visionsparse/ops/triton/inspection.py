@@ -78,7 +78,7 @@ def compile_for(launch: Launch, capability: int) -> Compiled:
     """Compile a launch (its tensors may be meta) as it would be compiled on a chip of that compute capability."""
     target, kernel = GPUTarget("cuda", capability, 32), launch.kernel
     backend = make_backend(target)
-    options = dict(num_warps=launch.tile.num_warps, num_stages=launch.tile.num_stages)
+    options = launch.options()
     bind = create_function_from_signature(kernel.signature, kernel.params, backend)
     bound, specialization, _ = bind(**launch.arguments, **options)
     parsed, signature, constants, attributes = kernel._pack_args(backend, options, bound, specialization, None)

@@ -36,8 +36,12 @@ class Launch(NamedTuple):
 
     def run(self) -> None:
         if self.programs:
-            tile = self.tile
-            self.kernel[(self.programs,)](**self.arguments, num_warps=tile.num_warps, num_stages=tile.num_stages)
+            self.kernel[(self.programs,)](**self.arguments, **self.options())
+
+    def options(self) -> dict[str, Any]:
+        """Those of the compiler."""
+        _, _, num_warps, num_stages, max_registers = self.tile
+        return dict(num_warps=num_warps, num_stages=num_stages, maxnreg=max_registers)
 
 
 class Target(NamedTuple):
