@@ -34,7 +34,7 @@ _AMPERE: dict[tuple[str, str], tuple[Tile, Tile, Tile, Tile]] = {
     ("backward_queries", "ieee"): (Tile(32, 32, 8, 2), Tile(32, 16, 4, 2), Tile(32, 16, 8, 2), Tile(16, 16, 8, 2)),
     ("backward_keys", "half"): (Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(64, 32, 8, 2), Tile(32, 32, 8, 1)),
     ("backward_keys", "tf32"): (Tile(64, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 8, 2), Tile(32, 16, 8, 1)),
-    ("backward_keys", "ieee"): (Tile(32, 16, 4, 2), Tile(32, 16, 4, 2), Tile(32, 16, 8, 2, 128), Tile(16, 16, 8, 2)),
+    ("backward_keys", "ieee"): (Tile(32, 16, 4, 2), Tile(32, 16, 4, 2), Tile(32, 32, 8, 2), Tile(16, 16, 8, 2)),
 }
 _HOPPER = _AMPERE | {  # where its tensor cores' 64 rows or its larger shared memory pay
     ("forward", "tf32"): (Tile(64, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 32, 8, 1)),
@@ -42,6 +42,7 @@ _HOPPER = _AMPERE | {  # where its tensor cores' 64 rows or its larger shared me
     ("backward_queries", "tf32"): (Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(64, 32, 8, 2), Tile(32, 16, 8, 1)),
     ("backward_keys", "half"): (Tile(64, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 32, 8, 2), Tile(32, 32, 8, 1)),
     ("backward_keys", "tf32"): (Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(64, 32, 8, 2), Tile(32, 16, 8, 1)),
+    ("backward_keys", "ieee"): (Tile(32, 16, 4, 2), Tile(32, 16, 4, 2), Tile(16, 16, 4, 2), Tile(16, 16, 8, 2)),
 }
 _WIDTHS = (32, 64, 128, 256)
 
