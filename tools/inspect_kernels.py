@@ -1,8 +1,8 @@
 """Compile every GPU kernel ahead of time (no GPU needed) and check what it became.
 
 Prints a table for each op: registers, shared memory, spills, the layout of every product, estimated occupancy, and the
-roofline time of a stated shape. Exits with 1 on a spill, on shared memory over the chip's limit, or on a product
-without tensor cores (ieee float32 excepted, which has none).
+roofline time of a stated shape. Exits with 1 on a spill (heads wider than 128 excepted), on shared memory over the
+chip's limit, or on a product without tensor cores (ieee float32 excepted, which has none).
 
     visionsparse inspect-kernels
     visionsparse inspect-kernels --op block_sparse_attention --chip 90 --dtype bf16 --width 64
@@ -65,7 +65,7 @@ class Row(NamedTuple):
     @property
     def problems(self) -> list[str]:
         where = f"{self.case} {self.kernel}, sm_{self.capability}, {self.dtype}, width {self.width}"
-        found = self.compiled.problems(self.capability, ARITHMETIC[self.dtype])
+        found = self.compiled.problems(self.capability, ARITHMETIC[self.dtype], self.width)
         return [f"{where}: {problem}" for problem in found]
 
 

@@ -60,9 +60,13 @@ def made(**changed: object) -> Compiled:
 def test_rules_are_spills_shared_memory_and_tensor_cores(
     changed: dict[str, object], arithmetic: str, problem: str | None
 ) -> None:
-    found = made(**changed).problems(80, arithmetic)
+    found = made(**changed).problems(80, arithmetic, width=64)
     assert len(found) == (problem is not None)
     assert problem is None or problem in found[0]
+
+
+def test_heads_wider_than_128_may_spill() -> None:
+    assert made(spills=3, stack=8).problems(80, "half", width=256) == []
 
 
 def test_occupancy_is_limited_by_registers_shared_memory_or_slots() -> None:

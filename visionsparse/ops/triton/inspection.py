@@ -59,10 +59,10 @@ class Compiled(NamedTuple):
         )
         return blocks * num_warps / _WARPS_PER_SM
 
-    def problems(self, capability: int, arithmetic: str) -> list[str]:
-        """Broken rules, as sentences. ieee float32 has no tensor cores and need not use them."""
+    def problems(self, capability: int, arithmetic: str, width: int) -> list[str]:
+        """Broken rules, as sentences. Heads wider than 128 may spill; ieee float32 has no tensor cores to use."""
         found = []
-        if self.spills or self.stack:
+        if (self.spills or self.stack) and width <= 128:
             found.append(f"{self.spills} spill instructions, {self.stack} bytes of stack: take smaller tiles.")
         if self.shared > CHIPS[capability].max_shared:
             limit = CHIPS[capability].max_shared
