@@ -14,11 +14,13 @@ train_dataloader = dict(
         data_root="data/digits",
         split="train",
         pipeline=[
+            # mild: the digits fill the image, so a larger shift or scale cuts strokes off
             dict(
                 type="RandomAffine",
-                degrees=12,
-                translate=(0.1, 0.1),
-                scale=(0.85, 1.15),
+                degrees=10,
+                translate=(0.06, 0.06),
+                scale=(0.9, 1.1),
+                shear=10,
                 interpolation="bilinear",
             ),
         ],

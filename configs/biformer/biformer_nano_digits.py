@@ -15,7 +15,7 @@ model = dict(
     data_preprocessor=dict(type="ImageNormalizer", mean=(0.3, 0.3, 0.3), std=(0.35, 0.35, 0.35)),
 )
 
-train_cfg = dict(max_epochs=24)
+train_cfg = dict(max_epochs=30)
 val_cfg = dict()
 test_cfg = dict()
 val_evaluator = dict(type="ClassificationMetric")
@@ -23,14 +23,14 @@ test_evaluator = dict(type="ClassificationMetric")
 
 optim_wrapper = dict(
     constructor="NoDecayConstructor",  # biases and norms don't decay
-    optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.05),
+    optimizer=dict(type="AdamW", lr=1.5e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, begin=0, end=2, by_epoch=True, convert_to_iter_based=True),
-    dict(type="CosineAnnealingLR", eta_min=1e-5, begin=2, end=24, by_epoch=True, convert_to_iter_based=True),
+    dict(type="CosineAnnealingLR", eta_min=1e-5, begin=2, end=30, by_epoch=True, convert_to_iter_based=True),
 ]
 default_hooks = dict(
     logger=dict(interval=10),
-    ema=dict(type="EMAHook", momentum=0.02),  # evaluated and saved are weights averaged over the last 50 iterations
+    ema=dict(type="EMAHook", momentum=0.01),  # evaluated and saved are weights averaged over the last 100 iterations
 )

@@ -21,6 +21,7 @@ from visionsparse.ops.block_lists import BlockLists, as_lists, as_mask, check_li
 from visionsparse.ops.dispatch import backend, dispatch
 from visionsparse.ops.inputs import autocast, check_qkv, check_scale, dtype_name, without_autocast
 from visionsparse.ops.tiled_attention import tiled_attention
+from visionsparse.ops.triton import why_not_attention
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -129,6 +130,39 @@ def _torch(
         live if live is None else live.expand(batch, heads, -1, -1).reshape(batch * heads * key_blocks, block_size[1]),
     )
     return out.view(batch, heads, query_blocks * block_size[0], v.shape[-1])[:, :, :num_queries]
+
+
+def _why_not_triton(q: Tensor, v: Tensor, **_: object) -> str | None:
+    return why_not_attention(q, v)
+
+
+@backend("block_sparse_attention", "triton", why_not=_why_not_triton)
+def _triton(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    block_mask: Tensor | BlockLists,
+    block_size: Size,
+    scale: float,
+    key_padding_mask: Tensor | None,
+) -> Tensor:
+    """Listed keys and values read where they lie: see triton/attention.py."""
+    from visionsparse.ops.triton import block_sparse_attention as kernels
+
+    lists = as_lists(block_mask)
+    backward = lists.inverted
+    return kernels.block_sparse_attention(
+        q,
+        k,
+        v,
+        lists.counts,
+        lists.indices,
+        backward.counts,
+        backward.indices,
+        key_padding_mask,
+        block_size,
+        scale,
+    )
 
 
 def _to_blocks(x: Tensor, size: int) -> Tensor:

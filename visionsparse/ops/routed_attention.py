@@ -19,6 +19,7 @@ from visionsparse.ops.dispatch import backend, dispatch
 from visionsparse.ops.inputs import FLOATS, autocast, can_look_at, check_qkv, check_scale, dtype_name, without_autocast
 from visionsparse.ops.regions import from_regions, region_grid, to_regions
 from visionsparse.ops.tiled_attention import tiled_attention
+from visionsparse.ops.triton import why_not_attention
 
 Size = tuple[int, int]
 
@@ -160,6 +161,30 @@ def _rows(routes: Tensor, batch: int, heads: int, kv_regions: int) -> Tensor:
     first = torch.arange(batch * heads, dtype=torch.int32, device=routes.device).mul_(kv_regions)
     rows = first.view(batch, heads, 1, 1) + _refusable(routes, kv_regions, batch * heads * kv_regions).to(torch.int32)
     return rows.reshape(batch * heads * routes.shape[2], routes.shape[3])
+
+
+def _why_not_triton(q: Tensor, v: Tensor, return_attention: bool, **_: object) -> str | None:
+    if return_attention:
+        return "its kernel never holds the attention that return_attention=True asks for."
+    return why_not_attention(q, v)
+
+
+@backend("routed_attention", "triton", why_not=_why_not_triton)
+def _triton(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    routes: Tensor,
+    region_size: Size,
+    kv_region_size: Size,
+    route_weights: Tensor | None,
+    scale: float,
+    return_attention: bool,
+) -> Tensor:
+    """Keys and values read where they lie in the map: see triton/attention.py."""
+    from visionsparse.ops.triton import routed_attention as kernels
+
+    return kernels.routed_attention(q, k, v, routes, route_weights, region_size, kv_region_size, scale)
 
 
 def _refusable(routes: Tensor, kv_regions: int, past_the_end: int) -> Tensor:
