@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tools import inspect_kernels
 from visionsparse.errors import UserError
 from visionsparse.ops.triton.inspection import CHIPS, Compiled, dot_layouts
+from visionsparse.tools import inspect_kernels
 
 ONE = ["--op", "routed_attention", "--dtype", "bf16", "--width", "32", "--jobs", "1"]
 
