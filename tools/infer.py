@@ -6,6 +6,8 @@ net says, and the regions that one query point was routed to) and, for several i
 Examples:
   visionsparse infer biformer_tiny cat.jpg --checkpoint biformer_tiny_in1k.pth
   visionsparse infer biformer/biformer_nano_digits 'data/digits/val/*/179?.png' --checkpoint CKPT --out pictures
+
+Many images are shared out over processes by torchrun --nproc-per-node N -m visionsparse.tools.infer ...
 """
 
 from __future__ import annotations
@@ -37,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", metavar="D", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
     arguments = parser.parse_args(argv)
 
+    from mmengine.dist import get_rank
+
     from visionsparse import apis
+    from visionsparse.engine.device import choose_device, process_group
 
     apis.require_checkpoint(arguments.model, arguments.checkpoint)
     files = find_files(arguments.inputs)
@@ -46,15 +51,33 @@ def main(argv: Sequence[str] | None = None) -> None:
             _make_folder(Path(folder))
     model = apis.init_model(arguments.model, arguments.checkpoint, arguments.device)
 
-    paths = list(files)
-    results: list[dict[str, Any]] = []
-    for start in _with_progress("images", range(0, len(paths), _BATCH), paths):
-        results += apis.infer(model, paths[start : start + _BATCH], batch_size=_BATCH)
+    with process_group(choose_device(arguments.device)):
+        results = _infer(model, list(files))
+        if get_rank() > 0:
+            return
     _print_table(results)
     if arguments.json:
         _write_json(results, Path(arguments.json))
     if arguments.out:
         _draw(model, files, results, Path(arguments.out))
+
+
+def _infer(model: Any, paths: Sequence[str]) -> list[dict[str, Any]]:
+    """The answers of all images, in order; under torchrun each process takes every so manieth batch.
+
+    The batches are the same whatever the number of processes, and so are the answers, to the last bit.
+    """
+    from mmengine.dist import all_gather_object, get_rank, get_world_size
+
+    from visionsparse.apis import infer
+
+    starts = range(get_rank() * _BATCH, len(paths), get_world_size() * _BATCH)
+    share = {
+        start: infer(model, paths[start : start + _BATCH], batch_size=_BATCH)
+        for start in _with_progress("images", starts, paths)
+    }
+    batches = {start: batch for share in all_gather_object(share) for start, batch in share.items()}
+    return [answer for start in sorted(batches) for answer in batches[start]]
 
 
 def find_files(words: Sequence[str]) -> dict[str, str]:

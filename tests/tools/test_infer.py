@@ -1,6 +1,9 @@
 """`visionsparse infer`: what it prints and writes, which files it takes, and how it refuses."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,6 +67,22 @@ def test_a_folder_gives_a_table_json_and_pictures(trained, tmp_path, capsys):
     assert all(any(file in line and "%" in line for line in lines) for file in files)
     written = sorted(str(path.relative_to(tmp_path / "pictures")) for path in (tmp_path / "pictures").rglob("*.png"))
     assert written == ["a/1.png", "a/2.png", "b/1.png", "predictions.png"]
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_images_and_give_the_answers_of_one(trained, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(70):  # three batches
+        Image.fromarray(np.full((8, 8, 3), 3 * number, dtype=np.uint8)).save(images / f"{number:02}.png")
+    for processes in (1, 2):
+        torchrun = [Path(sys.executable).parent / "torchrun", "--nproc-per-node", str(processes)]
+        words = ["-m", "visionsparse.tools.infer", trained / "config.py", images, "--device", "cpu"]
+        flags = ["--checkpoint", trained / "trained.pth", "--json", tmp_path / f"{processes}.json"]
+        done = subprocess.run([*torchrun, *words, *flags], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("69.png") == 1
+    assert (tmp_path / "2.json").read_bytes() == (tmp_path / "1.json").read_bytes()
 
 
 def test_patterns_folders_and_files_are_taken_in_order_and_once(trained):
