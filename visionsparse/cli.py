@@ -68,9 +68,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     tools = {path.stem.replace("_", "-"): path for path in sorted(TOOLS.glob("*.py")) if path.stem != "__init__"}
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: visionsparse NAME ...        (visionsparse NAME --help tells what NAME takes)\n")
+        width = max(map(len, tools))
         for name, path in tools.items():
             summary = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
-            print(f"  {name:12} {summary}")
+            print(f"  {name:{width}}  {summary}")
         sys.exit(0)
     if argv[0] == "--version":
         from visionsparse import __version__
