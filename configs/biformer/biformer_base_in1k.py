@@ -1,4 +1,5 @@
-"""BiFormer-B on ImageNet-1K, evaluation only: top-1 84.3 % (published; short side 256, centre 224).
+"""BiFormer-B on ImageNet-1K, evaluation only: top-1 84.3 % (published; short side
+256, centre 224). Costs 56.8 M parameters, 9.8 GMACs an image.
 
 visionsparse test biformer/biformer_base_in1k biformer_base_in1k.pth --out results.json
 """

@@ -1,4 +1,5 @@
-"""BiFormer-S on ImageNet-1K, evaluation only: top-1 83.8 % (published; short side 256, centre 224).
+"""BiFormer-S on ImageNet-1K, evaluation only: top-1 83.8 % (published; short side
+256, centre 224). Costs 25.5 M parameters, 4.5 GMACs an image.
 
 visionsparse test biformer/biformer_small_in1k biformer_small_in1k.pth --out results.json
 """

@@ -1,4 +1,5 @@
-"""BiFormer-STL-nchw on ImageNet-1K, evaluation only: top-1 82.7 % (published; short side 256, centre 224).
+"""BiFormer-STL-nchw on ImageNet-1K, evaluation only: top-1 82.7 % (published; short side
+256, centre 224). Costs 28.4 M parameters, 4.6 GMACs an image.
 
 visionsparse test biformer/biformer_stl_nchw_in1k biformer_stl_nchw_in1k.pth --out results.json
 """

@@ -1,4 +1,5 @@
-"""BiFormer-T on ImageNet-1K, evaluation only: top-1 81.4 % (published; short side 256, centre 224).
+"""BiFormer-T on ImageNet-1K, evaluation only: top-1 81.4 % (published; short side
+256, centre 224). Costs 13.1 M parameters, 2.2 GMACs an image.
 
 visionsparse test biformer/biformer_tiny_in1k biformer_tiny_in1k.pth --out results.json
 """
