@@ -19,6 +19,7 @@ from typing import Any
 
 from visionsparse.cli import Parser, run
 from visionsparse.errors import DataError, InputError
+from visionsparse.files import write_text
 
 _BATCH = 32
 _PAGE = 6  # images on the page that shows a few
@@ -165,7 +166,7 @@ def _with_progress(unit: str, steps: range, things: Sequence[Any]) -> Iterator[i
 
 def _write_json(results: Sequence[dict[str, Any]], path: Path) -> None:
     try:
-        path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise InputError(f"{path}: can't be written: {error.strerror}. Name another place.") from error
     print(f"json: {path}")

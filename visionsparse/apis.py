@@ -52,7 +52,8 @@ def init_model(
         CheckpointError: the weights can't be read or don't fit.
         InputError: the device is not there.
     """
-    from visionsparse.checkpoint import load_checkpoint, read_checkpoint
+    from visionsparse.checkpoint import read_checkpoint
+    from visionsparse.checkpoint.loading import load_content
     from visionsparse.inference import class_names_of, classifier, find
     from visionsparse.zoo import Variant
 
@@ -63,11 +64,10 @@ def init_model(
     if checkpoint is not None:
         content = read_checkpoint(checkpoint)
         try:
-            load_checkpoint(model, content)
-        except CheckpointError as error:  # it was given a dict, so it can't name the file
-            reason = str(error).replace("state dict:", f"{checkpoint}:", 1)
+            load_content(model, content, str(checkpoint))
+        except CheckpointError as error:
             hint = " A model that you trained goes by its config." if isinstance(found, Variant) else ""
-            raise CheckpointError(reason + hint) from error
+            raise CheckpointError(f"{error}{hint}") from error
     model.pipeline = pipeline
     model.classes, model.class_names = class_names_of(content, model.num_classes)
     return model.to(chosen).eval()

@@ -61,7 +61,13 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], st
     Raises:
         CheckpointError: unreadable, or a name or shape does not fit; the model is untouched.
     """
-    where, content = ("state dict", source) if isinstance(source, Mapping) else (str(source), read_checkpoint(source))
+    if isinstance(source, Mapping):
+        return load_content(model, source, "state dict", strict)
+    return load_content(model, read_checkpoint(source), str(source), strict)
+
+
+def load_content(model: nn.Module, content: Mapping[str, Any], where: str, strict: bool = True) -> LoadReport:
+    """`load_checkpoint` of what has been read already from `where`, which errors name."""
     part = system_part(model)
     state, which = unwrap(content, where, part)
     layout, state = convert(model, state, where)

@@ -1,10 +1,8 @@
-"""Saves checkpoints whole or not at all: a temporary file in the same folder, synced, then renamed over the former."""
+"""Saves checkpoints whole or not at all, and says why one can't be saved."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +12,7 @@ import torch
 from torch import Tensor
 
 from visionsparse.errors import CheckpointError
-
-TEMPORARY_SUFFIX = ".visionsparse-tmp"  # a killed process leaves `.NAME.XXXX.visionsparse-tmp` behind: safe to sweep
+from visionsparse.files import whole_file
 
 
 def save_checkpoint(obj: Any, path: str | Path) -> None:
@@ -28,27 +25,16 @@ def save_checkpoint(obj: Any, path: str | Path) -> None:
     Raises:
         CheckpointError: can't be written (a full disk, a read-only folder); the former file is untouched.
     """
-    path = Path(os.path.realpath(path))  # a link stays a link
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
-    problem: OSError | None = None
+    path = Path(os.path.realpath(path))
+    noting: _NotingErrors | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # 0666 less the umask, as any new file; tempfile would give 0600
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+        with whole_file(path) as file:
             noting = _NotingErrors(file)
-            try:
-                _write(obj, noting, path)
-            finally:
-                problem = noting.problem  # torch.save reports a full disk as an internal error of its zip writer
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+            _write(obj, noting, path)
     except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        problem = problem or (error if isinstance(error, OSError) else None)
-        if problem is None:
+        # torch.save reports a full disk as an internal error of its zip writer
+        problem = noting.problem if noting and noting.problem else error
+        if not isinstance(problem, OSError):
             raise
         raise CheckpointError(
             f"{path}: can't be saved: {problem.strerror or problem}.{_free_space(path.parent)} "
@@ -82,16 +68,6 @@ def _write(obj: Any, file: Any, path: Path) -> None:
 
     # clones: safetensors refuses tensors that share memory, as tied weights do
     file.write(safetensors.torch.save({name: tensor.detach().clone().contiguous() for name, tensor in obj.items()}))
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes the rename itself survive a power cut, where the file system can (the file is in its place already)."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _free_space(folder: Path) -> str:

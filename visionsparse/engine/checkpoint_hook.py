@@ -5,7 +5,6 @@ mmengine deletes the old file before it writes the new one, and its pointer is a
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook as _CheckpointHook
 
 from visionsparse.errors import ConfigError, did_you_mean
+from visionsparse.files import write_text
 from visionsparse.registry import HOOKS
 
 POINTER = "last_checkpoint"
@@ -88,10 +88,4 @@ class CheckpointHook(_CheckpointHook):
 
 def point_to(name: str, work_dir: str) -> None:
     """Makes `last_checkpoint` in `work_dir` name the file `name`, at once or not at all."""
-    pointer = Path(work_dir) / POINTER
-    temporary = pointer.with_name(f".{POINTER}.new")
-    with temporary.open("w") as file:
-        file.write(name)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, pointer)
+    write_text(Path(work_dir) / POINTER, name)

@@ -21,6 +21,7 @@ from visionsparse.engine.base_runner import Runner
 from visionsparse.engine.device import choose_device, process_group
 from visionsparse.engine.resume import Resumable, find_checkpoint
 from visionsparse.errors import ConfigError, UserError
+from visionsparse.files import write_text
 
 _TRAIN_KEYS = ("train_dataloader", "train_cfg", "optim_wrapper")
 _VAL_KEYS = ("val_dataloader", "val_cfg", "val_evaluator")
@@ -217,9 +218,6 @@ def _one_line_errors() -> Iterator[None]:
 
 def _write_json(result: dict[str, Any], path: Path) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.new")
-        temporary.write_text(json.dumps(result) + "\n")
-        temporary.replace(path)
+        write_text(path, json.dumps(result) + "\n")
     except OSError as error:
         raise ConfigError(f"--out {path}: can't be written: {error.strerror}. Choose another file.") from error
