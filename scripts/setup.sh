@@ -10,7 +10,7 @@ if command -v apt-get >/dev/null && ! dpkg -s libgl1 libglib2.0-0 python3-venv >
     $as_root apt-get install -y -qq --no-install-recommends libgl1 libglib2.0-0 python3-venv >/dev/null
 fi
 
-venv=$1
+venv=${1:?source scripts/setup.sh VENV REQUIREMENT...}
 shift
 [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
 source "$venv/bin/activate"
