@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--load-from", metavar="CKPT", help="start from these weights (fine-tuning); path or URL")
     parser.add_argument(
-        "--amp", nargs="?", const=True, choices=["bf16", "fp16"], help="mixed precision; fp16 needs a GPU"
+        "--amp", nargs="?", const=True, choices=["bf16", "fp16", "off"], help="mixed precision; fp16 needs a GPU"
     )
     parser.add_argument("--compile", action="store_true", help="compile the net: slow to start, then faster")
     parser.add_argument("--seed", type=int, metavar="S", help="of everything random (the config's)")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS, Registry
+from mmengine.registry import OPTIMIZERS, VISBACKENDS, Registry
 
 from visionsparse import registry as ours
 from visionsparse.errors import ConfigError, did_you_mean
@@ -36,12 +36,14 @@ _REGISTRY_OF = {
     "test_evaluator": ours.METRICS,
     "optim_wrapper": ours.OPTIM_WRAPPERS,
     "optimizer": OPTIMIZERS,
-    "param_scheduler": PARAM_SCHEDULERS,
+    "param_scheduler": ours.PARAM_SCHEDULERS,
     "default_hooks": ours.HOOKS,
     "custom_hooks": ours.HOOKS,
     "train_cfg": ours.LOOPS,
     "val_cfg": ours.LOOPS,
     "test_cfg": ours.LOOPS,
+    "visualizer": ours.VISUALIZERS,
+    "vis_backends": VISBACKENDS,
 }
 
 

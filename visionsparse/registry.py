@@ -24,6 +24,8 @@ HOOKS = _child(parents.HOOKS, "engine")
 LOOPS = _child(parents.LOOPS, "engine")
 OPTIM_WRAPPERS = _child(parents.OPTIM_WRAPPERS, "engine")
 OPTIM_WRAPPER_CONSTRUCTORS = _child(parents.OPTIM_WRAPPER_CONSTRUCTORS, "engine")
+PARAM_SCHEDULERS = _child(parents.PARAM_SCHEDULERS, "engine")
+VISUALIZERS = _child(parents.VISUALIZERS, "engine")
 
 # mmengine's other registries: without a child of our scope, each look-up in them logs a long warning.
 _ours = {id(value.parent) for value in globals().copy().values() if isinstance(value, Registry)}

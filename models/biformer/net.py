@@ -65,6 +65,8 @@ class BiFormer(nn.Module):
             (`FloorRegionRoutingAttention`); it also says what full attention's local enhancement sees.
         drop_rate: dropout before the classifier.
         drop_path_rate: drop path of the last block; it grows linearly from 0 over all blocks.
+        grad_checkpointing_stages: stages, from 0, whose blocks are computed again in the backward pass instead of
+            keeping their activations: less memory, a third more work.
 
     Raises:
         ConfigError: arguments that don't fit together.
@@ -99,6 +101,7 @@ class BiFormer(nn.Module):
         operator: str = "nhwc",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        grad_checkpointing_stages: Sequence[int] = (),
     ) -> None:
         super().__init__()
         num_stages = len(depths)
@@ -172,6 +175,10 @@ class BiFormer(nn.Module):
             ]
             step = downsample(embed_dims[stage - 1], embed_dims[stage]) if stage else nn.Identity()
             self.stages.append(Stage(stage + 1, step, blocks))
+        for stage in grad_checkpointing_stages:
+            if not 0 <= stage < num_stages:
+                raise ConfigError(f"grad_checkpointing_stages: no stage {stage}, expected 0 to {num_stages - 1}.")
+            self.stages[stage].grad_checkpointing = True
         self.feature_info = [
             dict(num_chs=dim, reduction=4 * 2**stage, module=f"stages.{stage}") for stage, dim in enumerate(embed_dims)
         ]

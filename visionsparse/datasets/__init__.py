@@ -4,6 +4,7 @@ from visionsparse.datasets import transforms
 from visionsparse.datasets.digits import Digits
 from visionsparse.datasets.image import read_image, to_rgb
 from visionsparse.datasets.imagenet import ImageNet
+from visionsparse.datasets.randaugment import RandAugment
 from visionsparse.datasets.sampler import EpochSampler, SampleKey
 
-__all__ = ["Digits", "EpochSampler", "ImageNet", "SampleKey", "read_image", "to_rgb", "transforms"]
+__all__ = ["Digits", "EpochSampler", "ImageNet", "RandAugment", "SampleKey", "read_image", "to_rgb", "transforms"]

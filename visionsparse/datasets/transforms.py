@@ -46,14 +46,15 @@ def to_tensor(image: Image.Image | torch.Tensor) -> torch.Tensor:
 def _register(transform: type[v2.Transform]) -> None:
     def build(**kwargs: Any) -> v2.Transform:
         if isinstance(kwargs.get("interpolation"), str):
-            kwargs["interpolation"] = _interpolation(kwargs["interpolation"])
+            kwargs["interpolation"] = interpolation_mode(kwargs["interpolation"])
         return transform(**kwargs)
 
     build.argument_names = lambda: set(inspect.signature(transform).parameters)  # type: ignore[attr-defined]
     TRANSFORMS.register_module(name=transform.__name__, module=build)
 
 
-def _interpolation(name: str) -> InterpolationMode:
+def interpolation_mode(name: str) -> InterpolationMode:
+    """torchvision's mode of that name ("bicubic"); a ConfigError names the near miss."""
     modes = {mode.value for mode in InterpolationMode}
     if name not in modes:
         raise ConfigError(f"interpolation: {name!r} is not known.{did_you_mean(name, modes)}")

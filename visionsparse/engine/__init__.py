@@ -4,18 +4,26 @@
 """
 
 from visionsparse.engine.checkpoint_hook import CheckpointHook
+from visionsparse.engine.ema import EMAHook
 from visionsparse.engine.finite_loss import FiniteLossHook
-from visionsparse.engine.loops import EpochBasedTrainLoop
+from visionsparse.engine.loops import EpochBasedTrainLoop, TestLoop, ValLoop
 from visionsparse.engine.optim import AmpOptimWrapper, NoDecayConstructor
 from visionsparse.engine.progress import ProgressLogProcessor
+from visionsparse.engine.schedule import WarmupCosineLR
 from visionsparse.engine.seeding import StatelessSeedHook
+from visionsparse.engine.visualizer import Visualizer
 
 __all__ = [
     "AmpOptimWrapper",
     "CheckpointHook",
+    "EMAHook",
     "EpochBasedTrainLoop",
     "FiniteLossHook",
     "NoDecayConstructor",
     "ProgressLogProcessor",
     "StatelessSeedHook",
+    "TestLoop",
+    "ValLoop",
+    "Visualizer",
+    "WarmupCosineLR",
 ]

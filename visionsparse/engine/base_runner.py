@@ -112,6 +112,25 @@ class Runner(_Runner):
             )
         return loader
 
+    def scale_lr(self, optim_wrapper: Any, auto_scale_lr: dict[str, Any] | None = None) -> None:
+        """Scales the learning rate with the images of an optimiser step: batch size, accumulation, processes.
+
+        mmengine's forgets accumulation. Only where `auto_scale_lr` is `dict(enable=True, base_batch_size=...)`.
+
+        Raises:
+            ConfigError: `base_batch_size` is no number of images.
+        """
+        if not auto_scale_lr or not auto_scale_lr.get("enable"):
+            return
+        base = auto_scale_lr.get("base_batch_size")
+        if not isinstance(base, int) or base < 1:
+            raise ConfigError(f"auto_scale_lr.base_batch_size is {base!r}, expected the images that lr is meant for.")
+        images = self.train_dataloader.batch_size * optim_wrapper._accumulative_counts * self.world_size
+        for group in optim_wrapper.optimizer.param_groups:
+            group["lr"] *= images / base
+        rate = optim_wrapper.optimizer.param_groups[0]["lr"]
+        self.logger.info(f"learning rate {rate:.3g} for {images} images a step")
+
     def _maybe_compile(self, target: str) -> None:
         """Compiles the net in place, for training and validation; names in checkpoints stay as they are."""
         options = self.cfg.get("compile")

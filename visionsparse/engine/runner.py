@@ -51,7 +51,8 @@ def train(
             on from that file.
         load_from: start from the weights of this file, path or URL, in any known layout; a head of another number of
             classes is left out.
-        amp: mixed precision: "bf16", "fp16" (GPU only), or True for what the device does best.
+        amp: mixed precision: "bf16", "fp16" (GPU only), True for what the device does best, "off" for float32, or None
+            for what the config says.
         compile: compile the net with torch.compile.
         seed: of everything random; else the resumed run's, else the config's, else drawn and recorded.
         deterministic: only operations that give the same bits each time; an error where there is none.
@@ -111,7 +112,7 @@ def test(
         device, options: as in `train`.
 
     Returns: what the metrics measure (`top1`, `top5`, `ece`, `num_images` for classification) and know in detail
-        (`per_class`, `confusion_matrix`), then `config`, `checkpoint`, `layout`, `model`, `device`. Plain values.
+        (`per_class`, `confusion_matrix`), then `precision`, `config`, `checkpoint`, `layout`, `model`, `device`. Plain.
 
     Raises:
         UserError: of the kind that the mistake is of.
@@ -136,7 +137,12 @@ def test(
                 result.update(metric.details())
     net = cfg.model.get("backbone", cfg.model)
     result.update(
-        config=str(config), checkpoint=str(checkpoint), layout=report.layout, model=net.get("type"), device=str(place)
+        precision="fp16" if runner.test_loop.fp16 else "fp32",
+        config=str(config),
+        checkpoint=str(checkpoint),
+        layout=report.layout,
+        model=net.get("type"),
+        device=str(place),
     )
     if out is not None and is_main_process():
         _write_json(result, Path(out))
@@ -167,15 +173,22 @@ def _checked(cfg: Config) -> None:
 
 
 def _set_precision(cfg: Config, amp: bool | str | None, place: torch.device) -> None:
+    wrapper = cfg.optim_wrapper
+    if amp == "off":
+        wrapper.type = "OptimWrapper"
+        wrapper.pop("dtype", None)
+        return
     if not amp:
+        if wrapper.get("dtype") == "float16" and place.type == "cpu":
+            raise ConfigError("the config trains in fp16, which needs a GPU. Here use --amp bf16, or --amp off (fp32).")
         return
     if amp is True:
         amp = "bf16" if place.type == "cpu" or torch.cuda.is_bf16_supported() else "fp16"
     if amp not in _AMP_DTYPES:
-        raise ConfigError(f"--amp {amp}: expected bf16 or fp16.")
+        raise ConfigError(f"--amp {amp}: expected bf16, fp16 or off.")
     if amp == "fp16" and place.type == "cpu":
         raise ConfigError("--amp fp16: the CPU has no loss scaling, gradients would underflow. Use --amp bf16.")
-    cfg.optim_wrapper.update(type="AmpOptimWrapper", dtype=_AMP_DTYPES[amp])
+    wrapper.update(type="AmpOptimWrapper", dtype=_AMP_DTYPES[amp])
 
 
 def _set_randomness(cfg: Config, seed: int | None, deterministic: bool, found: Resumable) -> None:

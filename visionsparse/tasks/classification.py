@@ -7,7 +7,7 @@ Pixels travel as uint8 and become numbers on the device: a quarter of the bytes,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -52,6 +52,8 @@ class ImageClassifier(BaseModel):
         backbone: the net, or its config (`dict(type="biformer_tiny", num_classes=10)`); gives (B, num_classes) logits.
         label_smoothing: share of the target that is spread evenly over the classes.
         data_preprocessor: an `ImageNormalizer` or its config; ImageNet's mean and standard deviation by default.
+        batch_augments: what changes a training batch and its targets once they are normalised, in this order: `Mixup`,
+            `RandomErasing`, their configs, or any callable (images, targets) -> (images, targets).
     """
 
     def __init__(
@@ -59,12 +61,16 @@ class ImageClassifier(BaseModel):
         backbone: dict[str, Any] | nn.Module,
         label_smoothing: float = 0.0,
         data_preprocessor: dict[str, Any] | nn.Module | None = None,
+        batch_augments: Sequence[dict[str, Any] | Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = (),
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor or dict(type="visionsparse.ImageNormalizer"))
         self.backbone = backbone if isinstance(backbone, nn.Module) else MODELS.build(backbone)
         if not 0 <= label_smoothing < 1:
             raise ConfigError(f"label_smoothing is {label_smoothing}, expected 0 or more and less than 1.")
         self.label_smoothing = label_smoothing
+        self.batch_augments = [
+            MODELS.build(augment) if isinstance(augment, dict) else augment for augment in batch_augments
+        ]
 
     @property
     def num_classes(self) -> int | None:
@@ -91,14 +97,11 @@ class ImageClassifier(BaseModel):
         Raises:
             DataError: a label that the net has no class for (seen on the CPU only: on a GPU looking would stall it).
         """
+        if mode == "loss":
+            return {"loss": self._loss(inputs, label)}
         logits = self.backbone(inputs)
         if mode == "tensor":
             return logits
-        if mode == "loss":
-            if label is None:
-                raise DataError("mode='loss' needs labels, got none: give label, (B,) int64.")
-            check_labels(label, logits.shape[1])
-            return {"loss": F.cross_entropy(logits.float(), label, label_smoothing=self.label_smoothing)}
         scores = logits.float().softmax(dim=1).cpu()
         labels = [None] * len(scores) if label is None else label.tolist()
         indices = [None] * len(scores) if index is None else index.tolist()
@@ -106,6 +109,27 @@ class ImageClassifier(BaseModel):
             {"scores": row, "label": label, "index": index}
             for row, label, index in zip(scores, labels, indices, strict=True)
         ]
+
+    def _loss(self, inputs: Tensor, label: Tensor | None) -> Tensor:
+        if label is None:
+            raise DataError("mode='loss' needs labels, got none: give label, (B,) int64.")
+        target = label
+        if self.training and self.batch_augments:
+            inputs, target = inputs.clone(), self._soft_targets(label)  # augments work in place
+            for augment in self.batch_augments:
+                inputs, target = augment(inputs, target)
+        logits = self.backbone(inputs)
+        if target is not label:
+            return F.cross_entropy(logits.float(), target)
+        check_labels(label, logits.shape[1])
+        return F.cross_entropy(logits.float(), label, label_smoothing=self.label_smoothing)
+
+    def _soft_targets(self, label: Tensor) -> Tensor:
+        """(B, num_classes) float32 probabilities, smoothed."""
+        if self.num_classes is None:
+            raise ConfigError("batch_augments need a backbone with num_classes, which says how many classes there are.")
+        check_labels(label, self.num_classes)
+        return F.one_hot(label, self.num_classes) * (1 - self.label_smoothing) + self.label_smoothing / self.num_classes
 
 
 def check_labels(label: Tensor, num_classes: int) -> None:
