@@ -28,14 +28,14 @@ model = dict(
 )
 
 train_cfg = dict(max_epochs=300)
-val_cfg = dict(fp16=True)  # float32 on a CPU
+val_cfg = dict(fp16=True)  # float32 on a CPU, here too
 test_cfg = dict(fp16=True)
 val_evaluator = dict(type="ClassificationMetric")
 test_evaluator = dict(type="ClassificationMetric")
 
 optim_wrapper = dict(
     type="AmpOptimWrapper",
-    dtype="float16",  # needs a GPU; --amp bf16 or --amp off change it
+    dtype="float16",  # float32 on a CPU; --amp bf16 or --amp off change it
     constructor="NoDecayConstructor",  # biases and norms don't decay
     optimizer=dict(type="AdamW", lr=5e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
 )

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from mmengine.optim import OptimWrapper
 
 from tests.engine.tiny import tiny_config, write_config, write_images
 from visionsparse.checkpoint import read_checkpoint
+from visionsparse.engine.base_runner import Runner
 from visionsparse.engine.device import choose_device
 from visionsparse.engine.runner import test as evaluate
 from visionsparse.engine.runner import train
@@ -151,6 +155,26 @@ def test_mixed_precision_trains_on_a_cpu(config, tmp_path):
 def test_fp16_on_a_cpu_is_refused_before_training(config, tmp_path):
     with pytest.raises(ConfigError, match=r"--amp fp16: .* Use --amp bf16"):
         train(config, work_dir=tmp_path, amp="fp16", device="cpu")
+
+
+def test_the_learning_rate_grows_with_batch_accumulation_and_processes():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=5e-4)
+    wrapper = OptimWrapper(optimizer, accumulative_counts=4)
+    of_two_processes = SimpleNamespace(
+        train_dataloader=SimpleNamespace(batch_size=128), world_size=2, logger=logging.getLogger(__name__)
+    )
+
+    Runner.scale_lr(of_two_processes, wrapper, dict(enable=True, base_batch_size=512))
+
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("base", [None, 0, "512"])
+def test_scaling_without_the_batch_that_the_rate_is_for_is_refused(config, tmp_path, base):
+    options = {**ONE_EPOCH, "auto_scale_lr": dict(enable=True, base_batch_size=base)}
+
+    with pytest.raises(ConfigError, match=r"auto_scale_lr.base_batch_size is .*, expected the images"):
+        train(config, work_dir=tmp_path, options=options)
 
 
 def test_a_compiled_net_keeps_its_names(config, tmp_path):

@@ -52,7 +52,7 @@ def train(
         load_from: start from the weights of this file, path or URL, in any known layout; a head of another number of
             classes is left out.
         amp: mixed precision: "bf16", "fp16" (GPU only), True for what the device does best, "off" for float32, or None
-            for what the config says.
+            for what the config says (where that is fp16, float32 on a CPU).
         compile: compile the net with torch.compile.
         seed: of everything random; else the resumed run's, else the config's, else drawn and recorded.
         deterministic: only operations that give the same bits each time; an error where there is none.
@@ -76,14 +76,14 @@ def train(
     if compile:
         cfg.compile = True
     _checked(cfg)
-    _set_precision(cfg, amp, place)
+    notes = _set_precision(cfg, amp, place)
     with _one_line_errors(), process_group(place):
         found = Resumable()
         if resume:
             found = find_checkpoint(folder, None if resume is True else resume)
         _set_randomness(cfg, seed, deterministic, found)
         runner = Runner.from_cfg(cfg, place)
-        for note in found.notes:
+        for note in [*notes, *found.notes]:
             runner.logger.info(note)
         if found.path:
             runner._resume, runner._load_from = True, str(found.path)
@@ -172,16 +172,17 @@ def _checked(cfg: Config) -> None:
     check_config(cfg)
 
 
-def _set_precision(cfg: Config, amp: bool | str | None, place: torch.device) -> None:
+def _set_precision(cfg: Config, amp: bool | str | None, place: torch.device) -> list[str]:
+    """Puts the precision into `cfg`; returns what to tell the user about it."""
     wrapper = cfg.optim_wrapper
-    if amp == "off":
+    becomes_float32 = not amp and wrapper.get("dtype") == "float16" and place.type == "cpu"
+    if becomes_float32 or amp == "off":
         wrapper.type = "OptimWrapper"
         wrapper.pop("dtype", None)
-        return
-    if not amp:
-        if wrapper.get("dtype") == "float16" and place.type == "cpu":
-            raise ConfigError("the config trains in fp16, which needs a GPU. Here use --amp bf16, or --amp off (fp32).")
-        return
+    if becomes_float32:
+        return ["training in float32: float16, which the config asks for, needs a GPU (--amp bf16 works here)"]
+    if not amp or amp == "off":
+        return []
     if amp is True:
         amp = "bf16" if place.type == "cpu" or torch.cuda.is_bf16_supported() else "fp16"
     if amp not in _AMP_DTYPES:
@@ -189,6 +190,7 @@ def _set_precision(cfg: Config, amp: bool | str | None, place: torch.device) -> 
     if amp == "fp16" and place.type == "cpu":
         raise ConfigError("--amp fp16: the CPU has no loss scaling, gradients would underflow. Use --amp bf16.")
     wrapper.update(type="AmpOptimWrapper", dtype=_AMP_DTYPES[amp])
+    return []
 
 
 def _set_randomness(cfg: Config, seed: int | None, deterministic: bool, found: Resumable) -> None:

@@ -8,6 +8,7 @@ import torch
 
 import visionsparse as vs
 from visionsparse.errors import ConfigError, InputError
+from visionsparse.models.biformer import blocks
 from visionsparse.models.biformer.model import BiFormer, BiFormerBackbone
 
 SIZES = {
@@ -103,6 +104,7 @@ def test_odd_sizes_are_refused_without_auto_pad() -> None:
         ({"topks": (1, 4, -3, -2)}, r"expected a number of regions, 0, -1 or -2"),
         ({"downsampling": "patches"}, r"downsampling='patches' is not known. Did you mean 'patch'"),
         ({"operator": "nchw", "soft_routing": True}, r"operator='nchw' has no soft routing"),
+        ({"grad_checkpointing_stages": (4,)}, r"grad_checkpointing_stages: no stage 4, expected 0 to 3"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(overrides: dict, message: str) -> None:
@@ -183,6 +185,29 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
         return [parameter.grad for parameter in net.parameters()]
 
     torch.testing.assert_close(gradients(True), gradients(False))
+
+
+def test_gradient_checkpointing_can_be_asked_for_in_chosen_stages_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published option wrapped the stem and every down-sampling whatever the stages."""
+    recomputed = []
+    monkeypatch.setattr(blocks, "checkpoint", lambda block, x, **_: recomputed.append(block) or block(x))
+    net = small_net(grad_checkpointing_stages=(1, 3))
+
+    net(torch.randn(2, 3, 64, 64))
+
+    assert recomputed == [*net.stages[1].blocks, *net.stages[3].blocks]
+
+
+def test_gradient_checkpointing_repeats_the_drop_path_of_the_forward_pass() -> None:
+    x = torch.randn(4, 3, 64, 64)
+
+    def gradients(stages: tuple[int, ...]) -> list[torch.Tensor]:
+        net = small_net(drop_path_rate=0.5, grad_checkpointing_stages=stages)
+        torch.manual_seed(1)
+        net(x).square().sum().backward()
+        return [parameter.grad for parameter in net.parameters()]
+
+    torch.testing.assert_close(gradients((0, 1, 2, 3)), gradients(()), rtol=0, atol=0)
 
 
 def test_drop_path_rates_grow_linearly_over_the_blocks_and_act_in_training_only() -> None:

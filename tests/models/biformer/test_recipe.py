@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,57 +12,13 @@ import pytest
 import torch
 
 from tests.engine.tiny import TinyNet  # registers it
+from tests.models.biformer.trial import VARIANTS, WITHOUT_VALIDATION, evaluation, nano, on_digits, recipe, records
 from visionsparse.checkpoint import read_checkpoint
 from visionsparse.config import load_config
-from visionsparse.datasets.digits import write_digits
 from visionsparse.engine.optim import NoDecayConstructor
 from visionsparse.engine.runner import test as evaluate
 from visionsparse.engine.runner import train
-from visionsparse.errors import ConfigError
 from visionsparse.registry import MODELS, PARAM_SCHEDULERS
-
-VARIANTS = ["tiny", "small", "base", "stl", "stl_nchw"]
-WITHOUT_VALIDATION = {"val_cfg": None, "val_dataloader": None, "val_evaluator": None}
-
-
-def recipe(variant: str) -> str:
-    return f"biformer/biformer_{variant}_in1k"
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One embedded digit of each class in train/ and in val/: two batches of five."""
-    whole, few = tmp_path_factory.mktemp("digits") / "digits", tmp_path_factory.mktemp("few")
-    write_digits(whole)
-    for folder in sorted(whole.glob("*/*/")):
-        target = few / folder.relative_to(whole)
-        target.mkdir(parents=True)
-        shutil.copy(min(folder.glob("*.png")), target)
-    return few
-
-
-def on_digits(digits: Path, size: int = 112, batch_size: int = 4) -> dict[str, Any]:
-    """What a trial of a recipe changes: data, size of images and batches; no checkpoints."""
-    options: dict[str, Any] = {
-        "model.backbone.num_classes": 10,
-        "train_dataloader.batch_size": batch_size,
-        "train_dataloader.dataset.pipeline.0.size": size,
-        "val_dataloader.dataset.pipeline.0.size": size,
-        "val_dataloader.dataset.pipeline.1.size": size,
-        "train_cfg.max_epochs": 1,
-        "default_hooks.logger.interval": 1,
-        "default_hooks.checkpoint.interval": -1,
-        "default_hooks.checkpoint.save_best": None,
-    }
-    for split in ("train", "val"):
-        options[f"{split}_dataloader.num_workers"] = 0
-        options[f"{split}_dataloader.dataset.data_root"] = str(digits)
-    return options
-
-
-def records(work_dir: Path, key: str) -> list[dict[str, Any]]:
-    (scalars,) = work_dir.glob("**/scalars.json")
-    return [record for record in map(json.loads, scalars.read_text().splitlines()) if key in record]
 
 
 def check_trial(variant: str, digits: Path, work_dir: Path, more: dict[str, Any]) -> None:
@@ -166,36 +122,12 @@ def test_weights_of_matrices_and_kernels_decay_and_nothing_else() -> None:
         assert of[parameter] == (0.05 if parameter.ndim >= 2 else 0.0), name
 
 
-def test_fp16_of_the_recipe_is_refused_on_a_cpu_before_anything_is_read(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"trains in fp16, which needs a GPU. Here use --amp bf16, or --amp off"):
-        train(recipe("small"), work_dir=tmp_path, device="cpu")
+def test_fp16_of_the_recipe_becomes_float32_on_a_cpu_and_says_so(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(recipe("small"), work_dir=tmp_path, device="cpu", options={**nano(digits, 0), "train_cfg.max_epochs": 1})
 
-
-def nano(digits: Path, num_workers: int) -> dict[str, Any]:
-    """The recipe with biformer_nano: three batches an epoch, a step every two, steep from the start."""
-    options = on_digits(digits, size=32, batch_size=3)
-    options.update(
-        {
-            "model.backbone": dict(_delete_=True, type="biformer_nano", num_classes=10, drop_path_rate=0.4),
-            "optim_wrapper.accumulative_counts": 2,
-            "param_scheduler.warmup_lr": 1e-3,
-            "default_hooks.ema.momentum": 0.1,
-            "default_hooks.checkpoint.interval": 1,
-            "default_hooks.checkpoint.by_epoch": False,
-            "train_cfg.max_epochs": 3,
-            "train_dataloader.num_workers": num_workers,
-        }
-    )
-    return options
-
-
-@pytest.fixture(scope="module")
-def straight(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of nine iterations that kept every checkpoint."""
-    folder = tmp_path_factory.mktemp("straight")
-    options = {**nano(digits, 0), "default_hooks.checkpoint.max_keep_ckpts": -1}
-    train(recipe("small"), work_dir=folder, amp="bf16", deterministic=True, device="cpu", options=options)
-    return folder
+    assert "training in float32: float16, which the config asks for, needs a GPU" in capsys.readouterr().out
 
 
 # The middle of an epoch: between two batches of one step, and after a step; then the end of an epoch within a step.
@@ -224,17 +156,6 @@ def test_the_whole_recipe_resumes_to_the_same_bits(
     )
 
 
-def evaluation(digits: Path) -> dict[str, Any]:
-    """The evaluation of the recipe with biformer_nano."""
-    return {
-        "model.backbone": dict(_delete_=True, type="biformer_nano", num_classes=10),
-        "test_dataloader.num_workers": 0,
-        "test_dataloader.dataset.data_root": str(digits),
-        "test_dataloader.dataset.pipeline.0.size": 32,
-        "test_dataloader.dataset.pipeline.1.size": 32,
-    }
-
-
 def test_averaged_weights_are_what_validation_and_test_evaluate(straight: Path, digits: Path, tmp_path: Path) -> None:
     options = evaluation(digits)
     file = read_checkpoint(straight / "iter_9.pth")
@@ -257,3 +178,23 @@ def test_evaluation_in_fp16_becomes_float32_on_a_cpu_and_says_so(
 
     assert result["precision"] == "fp32"
     assert "evaluating in float32: float16, which the config asks for, needs a GPU" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_recipe_and_scale_its_learning_rate(digits: Path, tmp_path: Path) -> None:
+    options = {**nano(digits, 0), **WITHOUT_VALIDATION, "train_dataloader.batch_size": 2}
+    options.update({"param_scheduler.warmup_lr": 1e-6, "optim_wrapper.optimizer.lr": 0.5})
+    words = [f"{key}={value!r}" for key, value in options.items()]
+    torchrun = f"{Path(sys.executable).parent / 'torchrun'} --nproc-per-node 2 -m visionsparse.tools.train".split()
+
+    done = subprocess.run(
+        [*torchrun, recipe("small"), "--device", "cpu", "--work-dir", str(tmp_path), "--cfg-options", *words],
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stderr
+    images_a_step = 2 * 2 * 2  # batch, accumulation, processes
+    assert f"learning rate {0.5 * images_a_step / 512:.3g} for {images_a_step} images a step" in done.stdout
+    third_epoch = records(tmp_path, "loss")[-1]["lr"]
+    assert third_epoch == pytest.approx(1e-6 + (0.5 * images_a_step / 512 - 1e-6) / 5)
