@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import random
 from types import SimpleNamespace
 
@@ -175,6 +176,14 @@ def test_scaling_without_the_batch_that_the_rate_is_for_is_refused(config, tmp_p
 
     with pytest.raises(ConfigError, match=r"auto_scale_lr.base_batch_size is .*, expected the images"):
         train(config, work_dir=tmp_path, options=options)
+
+
+def test_no_data_worker_outlives_training(config, tmp_path):
+    kept = {"train_dataloader.num_workers": 1, "train_dataloader.persistent_workers": True}
+
+    train(config, work_dir=tmp_path, options={**ONE_EPOCH, **kept})
+
+    assert not multiprocessing.active_children()
 
 
 def test_a_compiled_net_keeps_its_names(config, tmp_path):

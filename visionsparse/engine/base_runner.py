@@ -131,6 +131,13 @@ class Runner(_Runner):
         rate = optim_wrapper.optimizer.param_groups[0]["lr"]
         self.logger.info(f"learning rate {rate:.3g} for {images} images a step")
 
+    def end_workers(self) -> None:
+        """Ends persistent data workers: the garbage collector would wait five seconds for each, in vain."""
+        for loop in (self._train_loop, self._val_loop):
+            loader = getattr(loop, "dataloader", None)
+            if isinstance(loader, DataLoader):
+                loader._iterator = None
+
     def _maybe_compile(self, target: str) -> None:
         """Compiles the net in place, for training and validation; names in checkpoints stay as they are."""
         options = self.cfg.get("compile")

@@ -89,7 +89,10 @@ def train(
             runner._resume, runner._load_from = True, str(found.path)
         elif load_from:
             runner.logger.info(f"{load_from}: {load_checkpoint(runner.plain_model, load_from, strict=False)}")
-        runner.train()
+        try:
+            runner.train()
+        finally:
+            runner.end_workers()
         best = runner.message_hub.runtime_info.get("best_ckpt")
         runner.logger.info(f"done; best checkpoint {best}" if best else f"done; checkpoints in {folder}")
         return runner.plain_model
