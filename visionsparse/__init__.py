@@ -21,6 +21,8 @@ _HOMES = {
     "convert_state_dict": "checkpoint",
     "init_model": "apis",
     "infer": "apis",
+    "find_routes": "pictures",
+    "draw_routes": "pictures",
 }
 _MODULES = ("apis", "checkpoint", "config", "datasets", "errors", "evaluation", "layers", "ops", "registry", "zoo")
 

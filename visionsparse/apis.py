@@ -15,6 +15,7 @@ from visionsparse.errors import CheckpointError, ConfigError, DataError, InputEr
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
     from torch import Tensor, nn
 
     from visionsparse.engine.runner import test, train
@@ -100,7 +101,7 @@ def infer(
     """
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size}: expected at least 1.")
-    model = _ready(model_or_name, checkpoint, device)
+    model = ready_model(model_or_name, checkpoint, device)
     many = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
     results: list[dict[str, Any]] = []
     for batch in _batches(model, many, batch_size):
@@ -137,7 +138,8 @@ def require_checkpoint(config_or_name: str | Path, checkpoint: str | Path | None
         )
 
 
-def _ready(model_or_name: Any, checkpoint: Any, device: Any) -> Any:
+def ready_model(model_or_name: Any, checkpoint: Any, device: Any) -> Any:
+    """A model of `init_model`: the given one, or the one of that name with that checkpoint."""
     import torch
 
     if isinstance(model_or_name, str | Path):
@@ -177,13 +179,18 @@ def _batches(model: Any, inputs: Sequence[Any], batch_size: int) -> Iterator[Ten
         yield torch.stack(images)
 
 
-def _read(source: Any, index: int) -> Any:
+def read_input(source: Any) -> Image.Image:
+    """The RGB image that one of `infer`'s inputs means."""
     from visionsparse.datasets.image import read_image, to_rgb
 
+    return read_image(source) if isinstance(source, str | os.PathLike) else to_rgb(source)
+
+
+def _read(source: Any, index: int) -> Image.Image:
     if isinstance(source, str | os.PathLike):
-        return read_image(source)
+        return read_input(source)
     try:
-        return to_rgb(source)
+        return read_input(source)
     except (InputError, DataError) as error:
         raise type(error)(f"inputs[{index}]: {error}") from error
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -47,15 +47,57 @@ class RoutedBlock(Protocol):
     routing: Routing
 
 
-def routed_regions(net: nn.Module, inputs: Tensor) -> list[RoutedBlock]:
-    """The last routed block of every stage of `net` on `inputs` (B, channels, height, width), as the net reads them.
+def routed_regions(
+    net: nn.Module, inputs: Tensor, *, stages: Sequence[int] | None = None, block: str | int = "last"
+) -> list[RoutedBlock]:
+    """Chosen routed blocks of `net` on `inputs` (B, channels, height, width), as the net reads them.
 
     Empty for a net without a method `routed_regions(inputs)`, which gives a list of `RoutedBlock`.
+
+    Args:
+        stages: counted from 1; None takes every stage that routes.
+        block: of each stage, "last", "all", or the one of that number, counted from 1.
+
+    Raises:
+        InputError: a stage or a block that routes nothing; names those that do.
     """
     if not hasattr(net, "routed_regions"):
         return []
-    blocks: list[RoutedBlock] = net.routed_regions(inputs)  # type: ignore[operator]
-    return list({block.stage: block for block in blocks}.values())
+    found: list[RoutedBlock] = net.routed_regions(inputs)  # type: ignore[operator]
+    known = sorted({routed.stage + 1 for routed in found})
+    for stage in stages or []:
+        if stage not in known:
+            raise InputError(f"stage {stage} has no routed block: expected one of {', '.join(map(str, known))}.")
+    chosen = [routed for routed in found if stages is None or routed.stage + 1 in stages]
+    if block == "last":
+        return list({routed.stage: routed for routed in chosen}.values())
+    if block == "all":
+        return chosen
+    numbered = [routed for routed in chosen if routed.block + 1 == block]
+    if chosen and not numbered:
+        there = ", ".join(f"{routed.stage + 1}.{routed.block + 1}" for routed in chosen)
+        raise InputError(
+            f"block {block}: expected 'last', 'all' or the number of a routed block (stage.block: {there})."
+        )
+    return numbered
+
+
+def region_at(block: RoutedBlock, point: tuple[float, float]) -> int:
+    """The region that holds a point (x, y), in pixels of what the net reads."""
+    height, width = _pixels_of_a_region(block)
+    return int(point[1] // height) * block.routing.grid[1] + int(point[0] // width)
+
+
+def region_box(block: RoutedBlock, region: int) -> tuple[float, float, float, float]:
+    """(left, top, right, bottom) of a region, in pixels of what the net reads; padding lies beyond its edges."""
+    height, width = _pixels_of_a_region(block)
+    row, column = divmod(region, block.routing.grid[1])
+    return column * width, row * height, (column + 1) * width, (row + 1) * height
+
+
+def _pixels_of_a_region(block: RoutedBlock) -> tuple[int, int]:
+    height, width = block.routing.region_size
+    return height * block.stride, width * block.stride
 
 
 @dataclass(frozen=True)
@@ -128,18 +170,22 @@ def _write_caption(panel: Axes, caption: Caption) -> None:
 def _draw_regions(
     panel: Axes, image_size: tuple[int, int], block: RoutedBlock, index: int, query: tuple[float, float]
 ) -> None:
+    rows, columns = block.routing.grid
+    region = region_at(block, (query[1] * image_size[1], query[0] * image_size[0]))
+    routed = [int(number) for number in block.routing.routes[index, region]]
+    for number in routed:
+        draw_box(panel, region_box(block, number), facecolor=ORANGE, alpha=0.5)
+        draw_box(panel, region_box(block, number), fill=False, edgecolor=ORANGE, linewidth=1.5)
+    draw_box(panel, region_box(block, region), fill=False, edgecolor=BLUE, linewidth=2.5)
+    panel.set_title(f"stage {block.stage + 1}, block {block.block + 1}: {len(routed)} of {rows * columns}", fontsize=9)
+
+
+def draw_box(panel: Axes, box: tuple[float, float, float, float], **style: Any) -> None:
+    """A rectangle (left, top, right, bottom) in the panel's units, styled as matplotlib's patches are."""
     from matplotlib.patches import Rectangle
 
-    rows, columns = block.routing.grid
-    height, width = (size * block.stride for size in block.routing.region_size)  # in pixels
-    row, column = int(query[0] * image_size[0] / height), int(query[1] * image_size[1] / width)
-    routed = [int(region) for region in block.routing.routes[index, row * columns + column]]
-    for region in routed:
-        corner = (region % columns * width, region // columns * height)
-        panel.add_patch(Rectangle(corner, width, height, facecolor=ORANGE, alpha=0.5))
-        panel.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=ORANGE, linewidth=1.5))
-    panel.add_patch(Rectangle((column * width, row * height), width, height, fill=False, edgecolor=BLUE, linewidth=2.5))
-    panel.set_title(f"stage {block.stage + 1}, block {block.block + 1}: {len(routed)} of {rows * columns}", fontsize=9)
+    left, top, right, bottom = box
+    panel.add_patch(Rectangle((left, top), right - left, bottom - top, **style))
 
 
 def _short(name: str, length: int = 28) -> str:
