@@ -23,6 +23,8 @@ _HOMES = {
     "infer": "apis",
     "find_routes": "pictures",
     "draw_routes": "pictures",
+    "draw_batch": "pictures",
+    "draw_curves": "visualization",
 }
 _MODULES = ("apis", "checkpoint", "config", "datasets", "errors", "evaluation", "layers", "ops", "registry", "zoo")
 

@@ -1,15 +1,16 @@
-"""Which regions a model's sparse attention reads for chosen points of an image: as data, and as a picture.
+"""Pictures in one call: the regions that a model's attention reads for points of an image, and augmented batches.
 
-    find_routes(model, "cat.jpg", points=[(120, 80)])
+    find_routes(model, "cat.jpg", points=[(120, 80)])  # as data
     draw_routes(model, "cat.jpg", "routes.png", points=[(120, 80), (200, 150)])
+    draw_batch("biformer/biformer_nano_digits", "batch.png")
 
-A model takes part whose net has `routed_regions(inputs)`: see `RoutedBlock` in `visionsparse.visualization.routes`.
+A model has routes whose net has `routed_regions(inputs)`: see `RoutedBlock` in `visionsparse.visualization.routes`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from visionsparse.visualization.routes import RoutedBlock
 
-__all__ = ["draw_routes", "find_routes"]
+__all__ = ["draw_batch", "draw_routes", "find_routes"]
 
 Point = tuple[float, float]
 
@@ -113,6 +114,53 @@ def draw_routes(
         path,
         point_names=[f"({x:g}, {y:g})" for x, y in chosen],
         title=Path(image).name if isinstance(image, str | os.PathLike) else "",
+    )
+
+
+def draw_batch(
+    config: str | Path,
+    path: str | Path,
+    *,
+    split: str = "train",
+    num: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Path:
+    """Draws samples of a config's first batch: as the files hold them, and as the model gets them.
+
+    Of "train", each sample is shown as three epochs augment it, batch augmentation (Mixup, CutMix, erasing) included,
+    with its soft target; the first of them is the very batch that training starts with. The same config and seed give
+    the same picture.
+
+    Args:
+        config: path or name of a config.
+        path: where the picture goes; its suffix says the format.
+        split: whose data loader: "train", "val" or "test".
+        num: samples, at most the batch size; None takes eight, or all of a smaller batch.
+        options: changes to the config, by dotted key.
+
+    Returns: `path`.
+
+    Raises:
+        ConfigError: the config lacks the model or the loader, or has a wrong key.
+        InputError: `num` is not in the batch, or the picture can't be written.
+        DataError: the data can't be read.
+    """
+    from visionsparse.first_batch import first_batch
+    from visionsparse.visualization.batch import draw_samples, target_caption
+
+    is_training = split == "train"
+    batch = first_batch(config, split=split, num=num, versions=3 if is_training else 1, options=options)
+    names = batch.class_names
+    captions = [
+        [
+            target_caption(label, names),
+            *(target_caption(target[sample].numpy(), names) if target.ndim == 2 else "" for target in batch.targets),
+        ]
+        for sample, label in enumerate(batch.labels)
+    ]
+    versions = [f"epoch {epoch + 1}" for epoch in range(len(batch.images))] if is_training else ["prepared"]
+    return draw_samples(
+        batch.originals, batch.images, captions, path, version_names=versions, title=f"{config}: {split}"
     )
 
 

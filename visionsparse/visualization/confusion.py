@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from visionsparse.errors import InputError
-from visionsparse.visualization.figure import GREY, new_figure, save_figure
+from visionsparse.visualization.figure import GREY, new_figure, save_figure, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,14 +95,10 @@ def _list_worst_pairs(panel: Axes, counts: np.ndarray, shares: np.ndarray, class
     ]
     panel.barh(range(len(pairs)), [100 * shares[pair] for pair in pairs], color=GREY)
     panel.set_yticks(
-        range(len(pairs)), [f"{_short(class_names[row])} → {_short(class_names[column])}" for row, column in pairs]
+        range(len(pairs)),
+        [f"{short(class_names[row], 22)} → {short(class_names[column], 22)}" for row, column in pairs],
     )
     panel.invert_yaxis()
     panel.spines[["top", "right"]].set_visible(False)
     panel.set_title("mixed up most: true → predicted", loc="right")
     panel.set_xlabel("% of the true class")
-
-
-def _short(name: str, length: int = 22) -> str:
-    name = name.split(",")[0]  # the first of ImageNet's synonyms
-    return name if len(name) <= length else name[: length - 1] + "…"

@@ -47,3 +47,9 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     except OSError as error:
         raise InputError(f"{path}: can't be written: {error.strerror or error}. Name another place.") from error
     return path
+
+
+def short(name: str, length: int) -> str:
+    """A class's name for a caption: the first of ImageNet's synonyms, cut to `length` letters."""
+    name = name.split(",")[0]
+    return name if len(name) <= length else name[: length - 1] + "…"

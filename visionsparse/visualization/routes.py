@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from visionsparse.errors import InputError
-from visionsparse.visualization.figure import BLUE, ORANGE, VERMILION, new_figure, save_figure
+from visionsparse.visualization.figure import BLUE, ORANGE, VERMILION, new_figure, save_figure, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -160,10 +160,10 @@ def _show(panel: Axes, image: np.ndarray, query: tuple[float, float]) -> None:
 
 
 def _write_caption(panel: Axes, caption: Caption) -> None:
-    text = f"{_short(caption.class_name)}, {100 * caption.score:.1f} %"
+    text = f"{short(caption.class_name, 28)}, {100 * caption.score:.1f} %"
     is_wrong = caption.true_name not in (None, caption.class_name)
     if caption.true_name is not None:
-        text += f"\n{'wrong, ' if is_wrong else ''}true class: {_short(caption.true_name)}"
+        text += f"\n{'wrong, ' if is_wrong else ''}true class: {short(caption.true_name, 28)}"
     panel.set_title(text, fontsize=9, color=VERMILION if is_wrong else "black")
 
 
@@ -186,8 +186,3 @@ def draw_box(panel: Axes, box: tuple[float, float, float, float], **style: Any) 
 
     left, top, right, bottom = box
     panel.add_patch(Rectangle((left, top), right - left, bottom - top, **style))
-
-
-def _short(name: str, length: int = 28) -> str:
-    name = name.split(",")[0]  # the first of ImageNet's synonyms
-    return name if len(name) <= length else name[: length - 1] + "…"
