@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from visionsparse.errors import InputError
 from visionsparse.visualization.curves import draw_curves, read_scalars
+from visionsparse.visualization.figure import RUN_COLOURS
 
 
 def write_run(work_dir: Path, timestamp: str, iterations: range, *, loss: float = 1.0, tail: str = "") -> None:
@@ -85,3 +87,27 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 
     with pytest.raises(InputError, match=r"file/curves\.png: can't be written: .*\. Name another place\."):
         draw_curves(tmp_path, tmp_path / "file" / "curves.png")
+
+
+def test_several_runs_are_compared_in_one_picture_each_in_its_colour(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, loss in (("adamw", 1.0), ("lamb", 2.0), ("again/lamb", 3.0)):
+        write_run(tmp_path / name, "20260101_000000", range(1, 31), loss=loss)
+
+    path = draw_curves([tmp_path / "adamw", tmp_path / "lamb", tmp_path / "again/lamb"])
+
+    assert path == Path("curves.png")
+    pixels = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3)
+    for colour in RUN_COLOURS[:3]:
+        rgb = [int(colour[start : start + 2], 16) for start in (1, 3, 5)]
+        assert (pixels == rgb).all(axis=1).sum() > 500
+
+
+def test_runs_that_share_no_axis_are_refused(tmp_path):
+    write_run(tmp_path / "epochs", "20260101_000000", range(1, 31))
+    file = tmp_path / "iterations" / "20260101_000000" / "vis_data" / "scalars.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"loss": 1.0, "lr": 0.1, "step": 1}\n')
+
+    with pytest.raises(InputError, match=r"some of these runs count epochs and others iterations only"):
+        draw_curves([tmp_path / "epochs", tmp_path / "iterations"])

@@ -19,6 +19,7 @@ ORANGE = "#E69F00"
 VERMILION = "#D55E00"
 GREEN = "#009E73"
 GREY = "#666666"
+RUN_COLOURS = (BLUE, VERMILION, GREEN, ORANGE, "#CC79A7", "#56B4E9", "#000000")
 
 _FORMATS = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
 
