@@ -21,6 +21,10 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.glob("**/*.md"))
 COMMANDS = {page: [c for lang, text in blocks_of(page) if lang == "bash" for c in commands_of(text)] for page in PAGES}
 
+# Pages whose commands have a test of their own.
+OWN_TESTS = {"training.md": "models/biformer/test_recipe_commands.py"}
+COMMANDS = {page: [] if page.name in OWN_TESTS else commands for page, commands in COMMANDS.items()}
+
 # What a page's Python does, and what is run in its place.
 PYTHON_REPLACED = {
     # one epoch instead of thirty
@@ -42,7 +46,7 @@ def script_of(page: Path) -> str:
             parts.append(text)
         elif language == "bash":
             for command in commands_of(text):
-                if command not in SETUPS:
+                if command in COMMANDS[page] and command not in SETUPS:
                     parts.append(f"import subprocess\nsubprocess.run({shortened(command)!r}, check=True)\n")
     return "\n".join(parts)
 
@@ -77,6 +81,12 @@ def test_every_command_of_a_page_is_a_tool_or_a_known_setup(page: Path) -> None:
 def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
         assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("name", OWN_TESTS)
+def test_a_page_with_tests_of_its_own_has_them(name: str) -> None:
+    own = Path(__file__).parent / OWN_TESTS[name]
+    assert not (DOCS / name).exists() or f"docs/{name}" in own.read_text()
 
 
 def test_the_index_names_every_page() -> None:

@@ -39,7 +39,9 @@ class WatchedNet(TinyNet):
 class HalvingClassifier(ImageClassifier):
     """Mixes each image half and half with its neighbour in the batch."""
 
-    batch_augments = ("halves",)
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.batch_augments = ["halves"]
 
     def augment(self, inputs, label):
         shares = torch.nn.functional.one_hot(label, self.num_classes).float()

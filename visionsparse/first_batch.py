@@ -113,7 +113,7 @@ def _build_loader(loader: Mapping, seed: int) -> Any:
 def _as_the_net_gets_it(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         data = model.data_preprocessor(batch, model.training)
-        if model.training and hasattr(model, "augment"):
+        if model.training and getattr(model, "batch_augments", None):
             return model.augment(data["inputs"], data["label"])
         return data["inputs"], data["label"]
 
