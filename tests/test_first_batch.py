@@ -99,6 +99,20 @@ def test_batch_augmentation_is_that_of_the_whole_batch_with_its_soft_targets(ima
     assert torch.equal(mixed.targets[0][0], expected)
 
 
+def test_a_recipes_mixup_and_erasing_are_those_of_training(images, tmp_path):
+    SEEN.clear()
+    augments = [dict(type="RandomErasing", probability=1.0), dict(type="Mixup", mixup_alpha=0.8, cutmix_alpha=1.0)]
+    model = dict(type="ImageClassifier", backbone=dict(type="WatchedNet"), batch_augments=augments)
+    config = write_config(tmp_path / "c.py", tiny_config(images) | {"train_cfg": dict(max_epochs=1), "model": model})
+
+    batch = first_batch(config, num=6)
+    train(config, work_dir=tmp_path / "run")
+
+    assert np.abs(pixels(SEEN[0]).clip(0, 255) - batch.images[0]).max() <= 0.51
+    assert batch.targets[0].shape == (6, 3)
+    assert batch.targets[0].sum(dim=1).tolist() == pytest.approx([1.0] * 6, abs=1e-5)
+
+
 def test_validation_is_in_order_and_not_mixed(images, config):
     batch = first_batch(config, split="val", versions=1, num=3, options={"model.type": "HalvingClassifier"})
 

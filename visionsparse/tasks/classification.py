@@ -115,14 +115,19 @@ class ImageClassifier(BaseModel):
             raise DataError("mode='loss' needs labels, got none: give label, (B,) int64.")
         target = label
         if self.training and self.batch_augments:
-            inputs, target = inputs.clone(), self._soft_targets(label)  # augments work in place
-            for augment in self.batch_augments:
-                inputs, target = augment(inputs, target)
+            inputs, target = self.augment(inputs, label)
         logits = self.backbone(inputs)
         if target is not label:
             return F.cross_entropy(logits.float(), target)
         check_labels(label, logits.shape[1])
         return F.cross_entropy(logits.float(), label, label_smoothing=self.label_smoothing)
+
+    def augment(self, inputs: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """What `batch_augments` make of normalised images and labels: (images, (B, num_classes) shares)."""
+        inputs, target = inputs.clone(), self._soft_targets(label)  # augments work in place
+        for augment in self.batch_augments:
+            inputs, target = augment(inputs, target)
+        return inputs, target
 
     def _soft_targets(self, label: Tensor) -> Tensor:
         """(B, num_classes) float32 probabilities, smoothed."""
