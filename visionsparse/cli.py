@@ -9,7 +9,7 @@ import argparse
 import ast
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,11 +26,19 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         parsed, unknown = self.parse_known_args(args, namespace)
-        flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+        flags = [flag for flag in self._known_flags() if flag.startswith("--")]
         for word in unknown:
             hint = did_you_mean(word.split("=")[0], flags) if word.startswith("-") else ""
             self.error(f"{word}: no such flag or argument.{hint}")
         return parsed
+
+    def _known_flags(self) -> Iterator[str]:
+        """Its own and those of its subcommands."""
+        for action in self._actions:
+            yield from action.option_strings
+            if isinstance(action, argparse._SubParsersAction):
+                for parser in action.choices.values():
+                    yield from parser._known_flags()
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} See {self.prog} --help.\n")

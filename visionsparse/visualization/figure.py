@@ -31,6 +31,14 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 
+def check_format(path: Path) -> None:
+    """Raises InputError where the suffix is no picture format."""
+    if path.suffix.lower() not in _FORMATS:
+        raise InputError(
+            f"{path}: {path.suffix or 'no suffix'} is not a picture format. Use one of {' '.join(_FORMATS)}."
+        )
+
+
 def save_figure(figure: Figure, path: str | Path) -> Path:
     """Writes the picture, making its folder; the suffix says the format.
 
@@ -38,10 +46,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
         InputError: a suffix that is no picture format, or a place that can't be written.
     """
     path = Path(path)
-    if path.suffix.lower() not in _FORMATS:
-        raise InputError(
-            f"{path}: {path.suffix or 'no suffix'} is not a picture format. Use one of {' '.join(_FORMATS)}."
-        )
+    check_format(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
