@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +183,40 @@ def test_a_wrong_flag_ends_in_one_line_and_exit_code_2(words, said: str, capsys)
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+DOCS = Path(__file__).parents[2] / "docs/benchmarks.md"
+COMMANDS = re.findall(r"^visionsparse benchmark (.*)$", DOCS.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if not command.startswith("training")])
+def test_a_documented_command_works(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """Cut short: the cases are tiny ones of the same names, the images small, the rounds few."""
+    monkeypatch.chdir(tmp_path)
+    case = block_sparse_attention.CASES[0]._replace(name="8k", tokens=1024, heads=1, blocks=(64,), densities=(0.5, 0.1))
+    monkeypatch.setattr(block_sparse_attention, "CASES", (case,))
+    words = [*shlex.split(command), "--threads", "1", "--device", "cpu"]
+    words += ["--rounds", "1"] if "--rounds" not in words else []
+    words += ["--image-size", "64", "--batch-size", "1"] if words[0] == "models" else []
+    smaller = {"swin_tiny_patch4_window7_224": "test_vit", "deit_small_patch16_224": "test_vit2"}
+    smaller["biformer_tiny"] = "biformer_nano"
+    benchmark.main([smaller.get(word, word) for word in words])
+    assert "candidate" in capsys.readouterr().out
+    for flag in {"--json", "--plot"} & set(words):
+        assert Path(words[words.index(flag) + 1]).is_file()
+
+
+@pytest.mark.slow
+def test_the_documented_training_command_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (command,) = [command for command in COMMANDS if command.startswith("training")]
+    cut = ["--cfg-options", "train_dataloader.batch_size=512"]
+    benchmark.main([*shlex.split(command), "--rounds", "1", "--device", "cpu", *cut])
+    assert [record.get("workers") for record in results(Path("training.json"))] == [0, 1, 2, None, None]
+
+
+def test_every_kind_is_documented() -> None:
+    assert {command.split()[0] for command in COMMANDS} == {"ops", "models", "training"}
 
 
 def test_training_epochs_saves_and_resumes_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

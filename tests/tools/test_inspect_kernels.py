@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from visionsparse.errors import UserError
-from visionsparse.ops.triton.inspection import CHIPS, Compiled, dot_layouts
+from visionsparse.ops.triton.inspection import Compiled, dot_layouts
+from visionsparse.ops.triton.kernel_cases import cases
+from visionsparse.ops.triton.kernel_table import wanted
 from visionsparse.tools import inspect_kernels
 
 ONE = ["--op", "routed_attention", "--dtype", "bf16", "--width", "32", "--jobs", "1"]
@@ -28,7 +30,7 @@ def test_kernels_compile_for_a_chip_that_is_elsewhere_and_keep_the_rules(
 def test_every_kernel_keeps_the_rules(capsys: pytest.CaptureFixture[str]) -> None:
     inspect_kernels.main([])
     kernels, spills, *_ = capsys.readouterr().out.splitlines()[-1].split(", ")
-    assert int(kernels.split()[0]) == len(inspect_kernels.cases()) * 3 * 2 * 4 * 3
+    assert int(kernels.split()[0]) == 4 * 3 * 2 * 4 * 3 + 3 * 3 * 2  # three cases at one dtype and width
     assert spills == "0 spills"
 
 
@@ -76,11 +78,6 @@ def test_occupancy_is_limited_by_registers_shared_memory_or_slots() -> None:
     assert made(registers=32, shared=0).occupancy(80, num_warps=4) == 1
 
 
-def test_the_roofline_is_the_slower_of_arithmetic_and_memory() -> None:
-    assert CHIPS[80].seconds("half", flops=312e12, num_bytes=1) == 1
-    assert CHIPS[80].seconds("half", flops=1, num_bytes=2.039e12) == 1
-
-
 def test_layouts_are_read_from_the_products_results() -> None:
     ttgir = """
 #blocked = #ttg.blocked<{sizePerThread = [4, 4], order = [1, 0]}>
@@ -94,3 +91,35 @@ def test_layouts_are_read_from_the_products_results() -> None:
 def test_an_unknown_op_is_an_error_that_lists_the_known() -> None:
     with pytest.raises(UserError, match="--op softmax: no such op. Known: block_sparse_attention"):
         inspect_kernels.main(["--op", "softmax"])
+
+
+def test_rectangular_blocks_key_padding_and_wider_values_are_inspected_at_one_dtype_and_width() -> None:
+    names = [name for name in cases() if name.startswith("block_sparse_attention (")]
+    special = {
+        f"block_sparse_attention ({what})" for what in ("blocks of 64 x 128", "key padding", "values twice as wide")
+    }
+    found = {name: wanted([name], [80], ["bf16", "ieee"], None) for name in names}
+    assert {name for name, kernels in found.items() if len(kernels) == 3} == special
+    assert all({what.dtype for what in found[name]} == {"bf16"} for name in special)
+
+
+def test_any_width_can_be_asked_for_where_a_case_is_not_for_one_alone() -> None:
+    assert {what.width for what in wanted(["routed_attention"], [80], ["bf16"], [256])} == {256}
+    assert wanted(["block_sparse_attention (key padding)"], [80], ["bf16"], [256]) == []
+
+
+def test_nothing_to_inspect_is_an_error() -> None:
+    with pytest.raises(UserError, match="not inspected at this --dtype and --width"):
+        inspect_kernels.main(["--op", "block_sparse_attention (key padding)", "--width", "256"])
+
+
+@pytest.mark.parametrize("name", cases())
+def test_a_case_is_as_large_as_it_says(name: str) -> None:
+    import torch
+
+    inputs, size = cases()[name].build(64, torch.bfloat16), cases()[name].size(64)
+    assert size.queries == inputs.q.numel() // 64
+    assert (size.width, size.value_width) == (inputs.q.shape[-1], inputs.v.shape[-1])
+    for side in (inputs.address, inputs.inverted):
+        assert side.groups * side.tokens == inputs.q.shape[2]
+    assert size.pairs == size.queries * cases()[name].list_length

@@ -67,8 +67,13 @@ def compiled_flex(mask: Tensor, block: int) -> Function:
     counts = mask.sum(-1, dtype=torch.int32)
     indices = mask.byte().argsort(dim=-1, descending=True, stable=True).int()
     tokens = mask.shape[-1] * block
-    # As blocks that a mask_mod decides on, and no mask_mod: with a list of whole blocks torch 2.11 writes C++ for the CPU
-    # that does not compile.
+    # As partial blocks without a mask_mod: for whole ones torch 2.11 writes C++ that does not compile.
     lists = BlockMask.from_kv_blocks(counts, indices, BLOCK_SIZE=block, seq_lengths=(tokens, tokens))
     compiled = torch.compile(flex_attention, dynamic=False)
-    return lambda q, k, v: compiled(q, k, v, block_mask=lists)
+
+    def function(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = compiled(q, k, v, block_mask=lists)
+        assert isinstance(out, Tensor)  # not its log-sum-exp too
+        return out
+
+    return function

@@ -19,24 +19,17 @@ from triton.runtime.jit import create_function_from_signature
 
 from visionsparse.ops.triton.launch import Launch
 
+KIB = 1024
+
 
 class Chip(NamedTuple):
-    name: str  # the product that the peaks are of
+    """Limits of a chip; what it does in a second is in ops/cost.py."""
+
     max_shared: int  # bytes of one block
     shared_per_sm: int
-    flops: dict[str, float]  # dense, a second
-    bandwidth: float  # bytes a second
-
-    def seconds(self, arithmetic: str, flops: float, num_bytes: float) -> float:
-        """The roofline: no implementation is faster."""
-        return max(flops / self.flops[arithmetic], num_bytes / self.bandwidth)
 
 
-KIB = 1024
-CHIPS = {  # data sheets of the SXM cards
-    80: Chip("A100", 163 * KIB, 164 * KIB, {"half": 312e12, "tf32": 156e12, "ieee": 19.5e12}, 2.039e12),
-    90: Chip("H100", 227 * KIB, 228 * KIB, {"half": 989e12, "tf32": 494.7e12, "ieee": 66.9e12}, 3.35e12),
-}
+CHIPS = {80: Chip(163 * KIB, 164 * KIB), 90: Chip(227 * KIB, 228 * KIB)}
 _REGISTERS_PER_SM, _WARPS_PER_SM, _BLOCKS_PER_SM = 64 * 1024, 64, 32
 
 
