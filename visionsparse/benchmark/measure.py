@@ -52,22 +52,26 @@ def _keyed(group: Group) -> dict[str, Candidate]:
 
 def _ready(group: Group, say: Callable[[str], None]) -> tuple[dict[str, Call], dict[str, int]]:
     """The calls, each run once, and what memory it took then."""
-    calls, memory = {}, {}
+    calls: dict[str, Call] = {}
+    memory: dict[str, int] = {}
+    left_out: dict[str, None] = {}  # in order, each once
     for key, candidate in _keyed(group).items():
-        if candidate.why_not:
-            say(f"{group.name}: {key} left out: {candidate.why_not}")
-            continue
-        try:
-            call = candidate.prepare()
-            if candidate.compiles:
-                call()
-            memory[key] = peak_memory(call, group.device)
-        except Exception as error:
-            if not candidate.optional:
-                raise
-            say(f"{group.name}: {key} left out: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
-            continue
-        calls[key] = call
+        reason = candidate.why_not
+        if reason is None:
+            try:
+                call = candidate.prepare()
+                if candidate.compiles:
+                    call()
+                memory[key] = peak_memory(call, group.device)
+                calls[key] = call
+                continue
+            except Exception as error:
+                if not candidate.optional:
+                    raise
+                reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        left_out[f"{group.name}: {candidate.name} left out: {reason}"] = None
+    for line in left_out:
+        say(line)
     return calls, memory
 
 
