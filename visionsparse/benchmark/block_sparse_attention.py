@@ -27,6 +27,7 @@ from visionsparse.ops.cost import Cost, block_sparse_size
 
 BASELINE = "dense SDPA"
 _MOST_PAIRS = 2**29  # of a mask written out: torch turns its bytes to as many floats
+_MOST_KEPT = 2**32  # bytes of copies for a backward pass
 
 
 class Case(NamedTuple):
@@ -87,7 +88,9 @@ def candidates(case: Case, device: torch.device, dtype: torch.dtype, backward: b
         facts = {**facts, "block": block, "density": listed / blocks}
         cost = case.cost(block, listed, dtype, backward)
         last = (block, density) == (case.blocks[0], case.densities[-1])
-        for name, make, more in _sparse_forms(case, device, backward, written_out=last):
+        # What gathers keeps a copy of the keys and values of every query block until the backward pass.
+        kept = 2 * case.heads * case.tokens * listed * case.width * dtype.itemsize if backward else 0
+        for name, make, more in _sparse_forms(case, device, backward, kept, written_out=last):
             made = partial(_of_mask, make, case.heads, blocks, listed, device, block)
             found.append(
                 Candidate(name, f"{case.name}/{block}/{density:g}", partial(prepare, made), facts, cost, **more)
@@ -111,17 +114,18 @@ def _dense_forms(device: torch.device) -> list[tuple[str, str | None, dict[str, 
 
 
 def _sparse_forms(
-    case: Case, device: torch.device, backward: bool, written_out: bool
+    case: Case, device: torch.device, backward: bool, kept: int, written_out: bool
 ) -> list[tuple[str, Callable[[Tensor, int], Function], dict[str, Any]]]:
     """(name, function of mask and block, more of the candidate).
 
     A mask that is written out is measured at one density: its time does not depend on it.
     """
     flex: dict[str, Any] = {"why_not": _why_not_flex(device, backward), "compiles": True, "optional": True}
+    too_much = f"it would keep {kept / 2**30:.1f} GiB of gathered keys and values." if kept > _MOST_KEPT else None
     backends = ("triton", "torch") if device.type == "cuda" else ("torch",)
     forms: list[tuple[str, Callable[[Tensor, int], Function], dict[str, Any]]] = [
         *((f"visionsparse {name}", partial(_ours, name), {}) for name in backends),
-        ("SDPA over gathered blocks", gathered_sdpa, {}),
+        ("SDPA over gathered blocks", gathered_sdpa, {"why_not": too_much}),
         ("compiled FlexAttention", compiled_flex, flex),
     ]
     if written_out:

@@ -32,6 +32,7 @@ def measure(
     with threads(group.threads):
         calls, memory = _ready(group, say)
         if not calls:
+            step(1)
             return []
         candidates = {key: candidate for key, candidate in _keyed(group).items() if key in calls}
         timings = interleaved(

@@ -95,7 +95,7 @@ def conclusions(records: Sequence[Record]) -> Iterator[str]:
     for (op, tokens, block, passes, dtype, threads, candidate), points in lines.items():
         if len(points) > 1:
             density = break_even([(point["density"], 1 / point["speed"]) for point in points])
-            where = f"{op}, {tokens} tokens, blocks of {block}, {passes}, {dtype}, {threads} threads, {candidate}"
+            where = f"{op}, {tokens} tokens, blocks of {block}, {passes}, {dtype}, threads: {threads}, {candidate}"
             yield f"break-even with {points[0]['baseline']}: {where}: {density}"
     busy = [record for record in records if record["cpu_share"] < 0.9 and "candidate" in record]
     if busy and not any(record.get("device") == "cuda" for record in busy):

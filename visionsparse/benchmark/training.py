@@ -34,7 +34,6 @@ _LEFT_OUT = {
     "val_evaluator": None,
     "default_hooks.checkpoint": None,
     "log_level": "ERROR",
-    "param_scheduler": None,
 }
 
 
