@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from visionsparse import cli
-from visionsparse.benchmark import block_sparse_attention, measure, routed_attention, timing, training
+from visionsparse.benchmark import block_sparse_attention, measure, roofline, routed_attention, timing, training
 from visionsparse.errors import UserError
 from visionsparse.tools import benchmark
 
@@ -22,6 +22,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     routed = routed_attention.Case("tiny", batch=1, heads=1, size=8, regions=2, topk=1, width=4)
     blocks = block_sparse_attention.Case("64", tokens=64, heads=2, width=8, blocks=(8, 16), densities=(0.5, 0.25))
     monkeypatch.setattr(timing, "MIN_SAMPLE", 1e-4)
+    monkeypatch.setattr(roofline, "_SIDE", 64)
+    monkeypatch.setattr(roofline, "_BYTES", 2**16)
     monkeypatch.setattr(routed_attention, "CASES", (routed,))
     monkeypatch.setattr(block_sparse_attention, "CASES", (blocks,))
     # What compiles for half a minute has its own, slow test.
