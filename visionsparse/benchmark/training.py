@@ -112,7 +112,7 @@ def _run(config: str, device: torch.device, workers: int, options: Mapping[str, 
         **_LEFT_OUT,
         "train_cfg.max_epochs": EPOCHS,
         "train_dataloader.num_workers": workers,
-        "custom_hooks": [dict(type="BenchmarkHook")],
+        "default_hooks.benchmark": dict(type="BenchmarkHook"),
         **(options or {}),
     }
     with tempfile.TemporaryDirectory() as folder:

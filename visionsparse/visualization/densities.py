@@ -60,8 +60,11 @@ def draw_densities(records: Sequence[Record], path: str | Path) -> Path:
                         label=f"{name}, blocks of {block}",
                     )
         op, tokens, passes, dtype, threads = panel
-        axis.set(xscale="log", yscale="log", title=f"{tokens} tokens, {passes}, {dtype}, threads: {threads}")
-        axis.set(xlabel="density", ylabel=f"{op}, ms")
+        axis.set(xscale="log", yscale="log", xlabel="density", ylabel="ms")
+        axis.set_title(f"{op}\n{tokens} tokens, {passes}, {dtype}, threads: {threads}", fontsize=9)
+        measured = sorted({f"{record['density']:.2g}" for record in mine if "block" in record}, key=float)
+        axis.set_xticks([float(density) for density in measured], measured)
+        axis.minorticks_off()
         axis.grid(alpha=0.3, which="both")
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[len(panels) :]:
