@@ -27,13 +27,15 @@ def _bar(total: int) -> Iterator[Step]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("eta"), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.description}"), console=Console(stderr=True), transient=True) as bar:
+    shown = (*columns, TextColumn("{task.description}"))
+    # No thread of its own: it would take time from what is timed, and data-loading processes are forked beside it.
+    with Progress(*shown, console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
         task = bar.add_task("", total=total)
         finished = 0
 
         def step(name: str, share: float) -> None:
             nonlocal finished
-            bar.update(task, description=name, completed=finished + share)
+            bar.update(task, description=name, completed=finished + share, refresh=True)
             finished += share >= 1
 
         yield step
