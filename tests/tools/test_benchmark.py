@@ -212,7 +212,7 @@ def test_a_documented_command_works(command: str, tmp_path: Path, monkeypatch: p
 def test_the_documented_training_command_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (command,) = [command for command in COMMANDS if command.startswith("training")]
-    cut = ["--cfg-options", "train_dataloader.batch_size=512"]
+    cut = ["--cfg-options", "train_dataloader.batch_size=512", "model.backbone.depths=(1,1)"]
     benchmark.main([*shlex.split(command), "--rounds", "1", "--device", "cpu", *cut])
     assert [record.get("workers") for record in results(Path("training.json"))] == [0, 1, 2, None, None]
 
