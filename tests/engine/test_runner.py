@@ -63,7 +63,7 @@ def test_test_gives_the_metrics_first_and_then_the_details(config, checkpoint, t
 
     written = json.loads((tmp_path / "results.json").read_text())
     assert written == result
-    assert list(written)[:4] == ["top1", "top5", "ece", "num_images"]
+    assert list(written)[:5] == ["top1", "top5", "ece", "num_images", "num_skipped"]
     assert written["num_images"] == 18
     assert written["top5"] == 100.0  # three classes
     assert [entry["class"] for entry in written["per_class"]] == ["class0", "class1", "class2"]

@@ -56,6 +56,24 @@ def test_the_numbers_are_those_of_scikit_learn_and_of_the_definition(predictions
     )
 
 
+def test_skipped_images_are_left_out_and_counted(predictions):
+    scores, labels = predictions
+    expected, _ = evaluate(scores[::2], labels[::2])
+    metric = ClassificationMetric()
+    for start in range(0, 500, 50):
+        batch = samples(scores[start : start + 50], labels[start : start + 50])
+        metric.process(None, [{**sample, "skipped": place % 2 == 1} for place, sample in enumerate(batch)])
+
+    assert metric.evaluate(500) == {**expected, "num_images": 250, "num_skipped": 250}
+
+
+def test_a_data_set_of_skipped_images_alone_has_no_result(predictions):
+    metric = ClassificationMetric()
+    metric.process(None, [{**sample, "skipped": True} for sample in samples(*predictions)])
+    with pytest.raises(DataError, match="all 500 images of the data set were skipped"):
+        metric.evaluate(500)
+
+
 def test_the_result_depends_on_neither_order_nor_batches(predictions):
     once, _ = evaluate(*predictions)
     shuffled, _ = evaluate(*predictions, order=torch.randperm(500), batch=17)

@@ -1,34 +1,30 @@
-"""Reads checkpoint files that may be broken or hostile: never code, never more memory than the file is long.
+"""Reads checkpoint files that may be broken or hostile: never code, never much more memory than the file is long.
 
-The format is told by content. A torch file (zip, or the legacy row of pickles) is looked through before `torch.load`
-gets it with weights_only=True: zip entries must be stored, plainly named, true to their checksums and no longer in sum
-than the file, and each pickle is walked by pickles.py. A safetensors file holds no code; its library checks sizes.
+The format is told by content. A torch file (zip, or the legacy row of pickles) is looked through by archives.py and
+pickles.py before `torch.load` gets it with weights_only=True. A safetensors file holds no code; its library checks
+sizes.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import io
 import pickle
 import struct
-import tarfile
 import warnings
-import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import urlparse
 
 import torch
 
-from visionsparse.checkpoint.pickles import RefusedPickle, Storage, walk_pickle
+from visionsparse.checkpoint.allowed import RefusedPickle, safe_globals
+from visionsparse.checkpoint.archives import check_legacy, check_zip
 from visionsparse.errors import CheckpointError, did_you_mean
 
 SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors")
 
 _LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began before its files were zips
-_IS_FOLDER = 0x10  # the DOS attribute in a zip's directory
-_MAX_HEADER = 100_000_000  # of a safetensors file, by its specification
+_MAX_HEADER = 2**23  # of a safetensors file; its library allows 100 MB, which would take a GiB to read
 _AGAIN = "expected a whole file from torch.save or safetensors. Download or copy it again."
 _RESAVE = "If you trust its author, load it where it was made and save its state dict alone, best as .safetensors."
 
@@ -68,93 +64,25 @@ def _read(path: Path) -> Any:
     with path.open("rb") as file:
         start = file.read(512)
         if start.startswith(b"PK\x03\x04"):
-            _check_zip(file)
-        elif _is_safetensors(start):
-            import safetensors.torch
-
-            return safetensors.torch.load_file(path, device="cpu")
+            check_zip(file)
+        elif start[8:9] == b"{":
+            return _read_safetensors(path, start)
         elif start.startswith(_LEGACY_MAGIC):
-            _check_legacy(file)
+            check_legacy(file)
         else:
             raise CheckpointError(_why_no_checkpoint(start))
-    with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+    with torch.serialization.safe_globals(safe_globals()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _is_safetensors(start: bytes) -> bool:
-    return len(start) > 8 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] <= _MAX_HEADER
+def _read_safetensors(path: Path, start: bytes) -> dict[str, torch.Tensor]:
+    import safetensors.torch
 
-
-def _check_zip(file: BinaryIO) -> None:
-    file_size = file.seek(0, 2)
-    with zipfile.ZipFile(file) as archive:
-        _check_directory(file, file_size, archive.start_dir)
-        entries = archive.infolist()
-        folder = entries[0].filename.partition("/")[0]
-        sizes: dict[str, int] = {}
-        for entry in entries:
-            name = entry.filename
-            if not _is_plain_name(entry.orig_filename, folder):
-                raise RefusedPickle(f"its zip has an entry of an odd name ({entry.orig_filename!r})")
-            if name.lower() in sizes:  # torch's zip reader does not tell a from A
-                raise RefusedPickle(f"its zip has two entries of one name ({name!r})")
-            if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-                raise RefusedPickle(f"its zip has a compressed entry ({name!r}), which torch.save never writes")
-            if entry.external_attr & _IS_FOLDER:  # torch would leave such a storage as the memory happens to be
-                raise RefusedPickle(f"its zip has a folder in it ({name!r}), which torch.save never writes")
-            sizes[name.lower()] = entry.file_size
-        if sum(sizes.values()) > file_size or min(entry.header_offset for entry in entries) != 0:
-            raise RefusedPickle("its zip's entries add up to more than the file, or don't start with it")
-        if f"{folder}/constants.pkl".lower() in sizes:
-            raise CheckpointError("is a TorchScript program, expected weights. Save the module's state_dict() instead.")
-
-        def check_storage(storage: Storage) -> None:
-            found = sizes.get(f"{folder}/data/{storage.key}".lower(), 0)
-            if found != storage.nbytes:
-                raise ValueError(f"storage {storage.key} has {found} bytes, {storage.nbytes} declared")
-
-        walk_pickle(io.BytesIO(archive.read(f"{folder}/data.pkl")), check_storage)
-        damaged = archive.testzip()  # torch itself reads a storage without looking at its checksum
-        if damaged is not None:
-            raise ValueError(f"{damaged} does not match its checksum")
-
-
-def _is_plain_name(name: str, folder: str) -> bool:
-    parts = name.split("/")
-    return name.isprintable() and "\\" not in name and parts[0] == folder and not {"", ".", ".."} & set(parts)
-
-
-def _check_directory(file: BinaryIO, file_size: int, start_dir: int) -> None:
-    """One reading only: torch's zip reader must find the very directory that Python's has found."""
-    file.seek(max(0, file_size - 98))
-    tail = file.read().rjust(98, b"\0")
-    signature, offset, comment = struct.unpack("<4s12xLH", tail[-22:])
-    at_end = True
-    if tail[-42:-38] == b"PK\x06\x07":  # zip64, which torch writes: a record, a pointer to it, then the usual end
-        offset, pointer = struct.unpack("<48xQ8xQ", tail[:72])
-        at_end = pointer == file_size - 98
-    if signature != b"PK\x05\x06" or comment or offset != start_dir or not at_end:
-        raise RefusedPickle("its zip's directory is not where torch.save writes it")
-
-
-def _check_legacy(file: BinaryIO) -> None:
-    """Magic number, version, system, the object, the keys of its storages; then each storage: item count and items."""
-    if tarfile.is_tarfile(file.name):
-        raise RefusedPickle("it is a legacy torch file and a tar file at once")
-    file_size = file.seek(0, 2)
-    file.seek(0)
-    storages: dict[str, Storage] = {}
-
-    def check_storage(storage: Storage) -> None:
-        if storages.setdefault(storage.key, storage) != storage:
-            raise RefusedPickle(f"its storage {storage.key} comes in two sizes")
-
-    for _ in range(5):
-        walk_pickle(file, check_storage)
-    found, declared = file_size - file.tell(), sum(8 + storage.nbytes for storage in storages.values())
-    if found != declared:
-        raise ValueError(f"it has {found} bytes of weights, {declared} declared")
+    header = struct.unpack("<Q", start[:8])[0]
+    if header > _MAX_HEADER:
+        raise CheckpointError(f"its header is of {header} bytes, expected {_MAX_HEADER} or fewer; {_AGAIN}")
+    return safetensors.torch.load_file(path, device="cpu")
 
 
 def _why_no_checkpoint(start: bytes) -> str:

@@ -20,6 +20,10 @@ from visionsparse.errors import DataError, InputError
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 
 
+class CorruptImage(DataError):
+    """The file is there and open to us, but no image that is read: the kind that a data set can be told to skip."""
+
+
 def read_image(source: str | os.PathLike | IO[bytes]) -> Image.Image:
     """Reads an image file as 8-bit RGB.
 
@@ -29,12 +33,14 @@ def read_image(source: str | os.PathLike | IO[bytes]) -> Image.Image:
         source: a path or an open binary file.
 
     Raises:
-        DataError: missing, corrupt, truncated, too large, or of a format or depth that is not read; names the file.
+        CorruptImage: corrupt, truncated, too large, or of a format or depth that is not read; names the file.
+        DataError: missing, a folder, or closed to this user; names the file.
     """
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else getattr(source, "name", "image")
     if isinstance(source, str | os.PathLike) and not os.path.isfile(source):
         is_folder = os.path.isdir(source)
-        raise DataError(f"{name}: {'a folder, expected an image file' if is_folder else 'no such image file'}.")
+        missing = "a link to a file that is gone" if os.path.islink(source) else "no such image file"
+        raise DataError(f"{name}: {'a folder, expected an image file' if is_folder else missing}.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -42,14 +48,16 @@ def read_image(source: str | os.PathLike | IO[bytes]) -> Image.Image:
         with image:
             image.load()
             return _rgb(image)
+    except PermissionError as error:
+        raise DataError(f"{name}: this user may not read it. Change its permissions.") from error
     except Image.UnidentifiedImageError as error:
-        raise DataError(f"{name}: not an image of a known format (expected {', '.join(FORMATS)}).") from error
+        raise CorruptImage(f"{name}: not an image of a known format (expected {', '.join(FORMATS)}).") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{name}: too large (over {Image.MAX_IMAGE_PIXELS} pixels). Scale it down.") from error
-    except (PermissionError, MemoryError):
+        raise CorruptImage(f"{name}: too large (over {Image.MAX_IMAGE_PIXELS} pixels). Scale it down.") from error
+    except MemoryError:
         raise
     except Exception as error:  # decoders of broken files raise nearly anything
-        raise DataError(f"{name}: corrupt or truncated image ({error}). Replace or remove the file.") from error
+        raise CorruptImage(f"{name}: corrupt or truncated image ({error}). Replace or remove the file.") from error
 
 
 def to_rgb(image: Any) -> Image.Image:

@@ -8,15 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch.utils.data import Dataset
 
 from visionsparse.datasets import layouts
-from visionsparse.datasets.image import read_image
+from visionsparse.datasets.image import CorruptImage, read_image
 from visionsparse.datasets.sampler import SampleKey
 from visionsparse.datasets.seeding import sample_seed, seeded
 from visionsparse.datasets.transforms import Transform, build_pipeline, to_tensor
-from visionsparse.errors import DataError
+from visionsparse.errors import ConfigError, DataError
 from visionsparse.registry import DATASETS
+
+_MOST_CORRUPT_IN_A_ROW = 100
 
 
 @DATASETS.register_module()
@@ -35,6 +38,10 @@ class ImageNet(Dataset):
         pipeline: transforms, as configs or callables, from a PIL RGB image on; the tensor is made after the last.
         seed: of the augmentation.
         allow_empty: accept classes without images.
+        corrupt: what to do about an image file that can't be read: "stop", with an error that names it, or "skip": the
+            next image that can be read takes its place, label and all, and every sample has `skipped`, 1 where that
+            was so and `index` is that of the corrupt one. Training uses what came in its place, evaluation leaves it
+            out; both count and name the skipped ones.
 
     Raises:
         DataError: a folder, file or label that is missing or does not fit; names it.
@@ -47,7 +54,10 @@ class ImageNet(Dataset):
         pipeline: Sequence[Mapping | Transform] = (),
         seed: int = 0,
         allow_empty: bool = False,
+        corrupt: str = "stop",
     ) -> None:
+        if corrupt not in ("stop", "skip"):
+            raise ConfigError(f"corrupt is {corrupt!r}, expected 'stop' or 'skip'.")
         root = Path(data_root).expanduser()
         folder = layouts.split_folder(root, split)
         index = layouts.read_class_index(root)
@@ -63,6 +73,7 @@ class ImageNet(Dataset):
             self.files = layouts.list_class_folders(folder, self.classes, allow_empty)
         self.pipeline = build_pipeline(pipeline)
         self.seed = seed
+        self.corrupt = corrupt
 
     def __len__(self) -> int:
         return len(self.files)
@@ -72,11 +83,25 @@ class ImageNet(Dataset):
         index, epoch, repeat = key if isinstance(key, tuple) else SampleKey(int(key))
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        image = read_image(self.files.path(index))
+        image, found = self._read(index)
         with seeded(sample_seed(self.seed, epoch, index, repeat)):
             for transform in self.pipeline:
                 image = transform(image)
-        return {"inputs": to_tensor(image), "label": int(self.files.labels[index]), "index": index}
+        sample = {"inputs": to_tensor(image), "label": int(self.files.labels[found]), "index": index}
+        return sample if self.corrupt == "stop" else {**sample, "skipped": int(found != index)}
+
+    def _read(self, index: int) -> tuple[Image.Image, int]:
+        """The image, and the index it is of: the next ones' where images are to be skipped."""
+        tried = min(len(self), _MOST_CORRUPT_IN_A_ROW)
+        for found in range(index, index + tried):
+            try:
+                return read_image(self.files.path(found % len(self))), found % len(self)
+            except CorruptImage:
+                if self.corrupt == "stop":
+                    raise
+        raise DataError(
+            f"{self.files.path(index)}: corrupt, as are the {tried - 1} images after it. Was the folder copied whole?"
+        )
 
     @functools.cached_property
     def class_names(self) -> list[str]:

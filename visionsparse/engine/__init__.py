@@ -11,6 +11,7 @@ from visionsparse.engine.optim import AmpOptimWrapper, NoDecayConstructor
 from visionsparse.engine.progress import ProgressLogProcessor
 from visionsparse.engine.schedule import WarmupCosineLR
 from visionsparse.engine.seeding import StatelessSeedHook
+from visionsparse.engine.skipped_images import SkippedImagesHook
 from visionsparse.engine.visualizer import Visualizer
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "FiniteLossHook",
     "NoDecayConstructor",
     "ProgressLogProcessor",
+    "SkippedImagesHook",
     "StatelessSeedHook",
     "TestLoop",
     "ValLoop",

@@ -79,6 +79,7 @@ class Runner(_Runner):
     def register_default_hooks(self, hooks: dict[str, Any] | None = None) -> None:
         """mmengine's, and those that no run goes without."""
         ours = {"seeding": {"type": "StatelessSeedHook"}, "finite_loss": {"type": "FiniteLossHook"}}
+        ours["skipped_images"] = {"type": "SkippedImagesHook"}
         if self.distributed:
             ours["sync_buffers"] = {"type": "SyncBuffersHook"}  # else each process has its own BatchNorm statistics
         super().register_default_hooks({**ours, **(hooks or {})})

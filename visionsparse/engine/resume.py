@@ -62,6 +62,11 @@ def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
             raise CheckpointError(
                 f"{path}: no {key!r} in it, so training can't go on from it. Start from its weights: --load-from {path}"
             )
+    if "visionsparse_version" not in checkpoint["meta"]:
+        raise CheckpointError(
+            f"{path}: was not saved by visionsparse, so training can't go on from it. "
+            f"Start from its weights: --load-from {path}"
+        )
     return checkpoint
 
 

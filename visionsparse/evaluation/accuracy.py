@@ -45,14 +45,15 @@ class ClassificationMetric:
     @property
     def names(self) -> tuple[str, ...]:
         """What `evaluate` returns."""
-        return (*(f"top{k}" for k in self.topk), "ece", "num_images")
+        return (*(f"top{k}" for k in self.topk), "ece", "num_images", "num_skipped")
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         """Counts the predictions of a batch.
 
         Args:
             data_batch: not used.
-            data_samples: one dict an image: `scores` (num_classes,) probabilities and `label`, an int.
+            data_samples: one dict an image: `scores` (num_classes,) probabilities and `label`, an int; with a true
+                `skipped`, another image stood for a corrupt one, and all that counts is that.
 
         Raises:
             ConfigError: a `topk` of more classes than there are.
@@ -70,28 +71,32 @@ class ClassificationMetric:
             if self._refuse_large_topk and max(self.topk) > num_classes:
                 raise ConfigError(f"topk asks for top-{max(self.topk)}, but there are {num_classes} classes: lower it.")
             self._counts = _Counts(num_classes, len(self.topk))
-        self._counts.add(scores, torch.tensor(labels), self.topk)
+        skipped = torch.tensor([bool(sample.get("skipped")) for sample in data_samples])
+        self._counts.skipped += skipped.sum()
+        self._counts.add(scores[~skipped], torch.tensor(labels)[~skipped], self.topk)
 
     def evaluate(self, size: int) -> dict[str, float]:
         """The metrics over all processes, and a fresh start.
 
         Args:
-            size: images in the data set; every one must have been counted once.
+            size: images in the data set; every one must have been counted, or skipped, once.
 
         Raises:
-            DataError: another number of images was counted.
+            DataError: another number of images was counted, or all were skipped.
         """
         total = _sum_over_processes(self._counts, len(self.topk))
         self._counts = None
-        if total is None or int(total.confusion.sum()) != size:
-            counted = 0 if total is None else int(total.confusion.sum())
+        counted, skipped = (0, 0) if total is None else (int(total.confusion.sum()), int(total.skipped))
+        if total is None or counted + skipped != size:
             raise DataError(
-                f"counted {counted} images of a data set of {size}: each must be evaluated once. "
+                f"counted {counted + skipped} images of a data set of {size}: each must be evaluated once. "
                 "Use a sampler that neither pads nor drops, and drop_last=False."
             )
+        if not counted:
+            raise DataError(f"all {size} images of the data set were skipped: none can be read.")
         self._total = total
-        accuracies = {f"top{k}": 100 * int(hits) / size for k, hits in zip(self.topk, total.hits, strict=True)}
-        return {**accuracies, "ece": total.calibration_error(), "num_images": size}
+        accuracies = {f"top{k}": 100 * int(hits) / counted for k, hits in zip(self.topk, total.hits, strict=True)}
+        return {**accuracies, "ece": total.calibration_error(), "num_images": counted, "num_skipped": skipped}
 
     def details(self) -> dict[str, Any]:
         """What the last `evaluate` knows beyond its numbers: `confusion_matrix` (row = true class) and `per_class`."""
@@ -118,9 +123,9 @@ class _Counts:
     """The integers that everything is computed from, in one flat tensor that processes can add up."""
 
     def __init__(self, num_classes: int, num_topk: int) -> None:
-        sizes = [num_classes**2, num_topk, NUM_BINS, NUM_BINS, NUM_BINS]
+        sizes = [num_classes**2, num_topk, NUM_BINS, NUM_BINS, NUM_BINS, 1]
         self.flat = torch.zeros(sum(sizes), dtype=torch.int64)
-        confusion, self.hits, self.bin_images, self.bin_hits, self.bin_confidence = self.flat.split(sizes)
+        confusion, self.hits, self.bin_images, self.bin_hits, self.bin_confidence, self.skipped = self.flat.split(sizes)
         self.confusion = confusion.view(num_classes, num_classes)
 
     def add(self, scores: Tensor, labels: Tensor, topk: Sequence[int]) -> None:

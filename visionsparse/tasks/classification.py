@@ -81,7 +81,12 @@ class ImageClassifier(BaseModel):
         """Nothing: nets of the zoo initialise themselves when built."""
 
     def forward(
-        self, inputs: Tensor, label: Tensor | None = None, index: Tensor | None = None, mode: str = "tensor"
+        self,
+        inputs: Tensor,
+        label: Tensor | None = None,
+        index: Tensor | None = None,
+        skipped: Tensor | None = None,
+        mode: str = "tensor",
     ) -> Tensor | dict[str, Tensor] | list[dict[str, Any]]:
         """Logits, losses or predictions of a batch.
 
@@ -89,10 +94,11 @@ class ImageClassifier(BaseModel):
             inputs: (B, C, height, width) float, normalised.
             label: (B,) int64; needed for `mode="loss"`.
             index: (B,) int64, which samples of the data set these are.
+            skipped: (B,) int64, 1 where another image stands for a corrupt one; predictions pass it on.
             mode: "tensor", "loss" or "predict".
 
         Returns: (B, num_classes) logits; or `{"loss": scalar}`; or one dict an image: `scores`, (num_classes,) float32
-            softmax probabilities on the CPU, `label` and `index`, ints or None.
+            softmax probabilities on the CPU, `label` and `index`, ints or None, and `skipped`, a bool.
 
         Raises:
             DataError: a label that the net has no class for (seen on the CPU only: on a GPU looking would stall it).
@@ -105,9 +111,10 @@ class ImageClassifier(BaseModel):
         scores = logits.float().softmax(dim=1).cpu()
         labels = [None] * len(scores) if label is None else label.tolist()
         indices = [None] * len(scores) if index is None else index.tolist()
+        skips = [False] * len(scores) if skipped is None else skipped.bool().tolist()
         return [
-            {"scores": row, "label": label, "index": index}
-            for row, label, index in zip(scores, labels, indices, strict=True)
+            {"scores": row, "label": label, "index": index, "skipped": skip}
+            for row, label, index, skip in zip(scores, labels, indices, skips, strict=True)
         ]
 
     def _loss(self, inputs: Tensor, label: Tensor | None) -> Tensor:
