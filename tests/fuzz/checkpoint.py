@@ -104,8 +104,8 @@ def _watch(event: str, _: tuple[object, ...]) -> None:
 
 def main(argv: list[str]) -> int:
     """Judges each file of `--each FILE...`; else fuzzes until something breaks."""
+    sys.addaudithook(_watch)
     if argv[1:2] == ["--each"]:
-        sys.addaudithook(_watch)
         for name in argv[2:]:
             try:
                 verdict = judge(Path(name))

@@ -1,6 +1,6 @@
 """A training checkpoint as plain values and tensors, so that torch reads it with weights_only=True, and back.
 
-mmengine's own files pickle HistoryBuffers and numpy objects; no safe reader opens those.
+mmengine's own files pickle HistoryBuffers and numpy objects, which a safe reader has to leave out.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import pickle
 import runpy
 import socket
 import subprocess
+import warnings
 import webbrowser
 from collections import Counter
 from pathlib import Path
@@ -224,14 +225,11 @@ def floods() -> dict[str, tuple[bytes, str]]:
         "marks by the million": (asks(b"(" * 980_000), "can't be read"),
         "parameters by the hundred thousand": (
             asks(
-                tensor()
-                + b"q\x05"
-                + name("torch._utils", "_rebuild_parameter")
-                + b"q\x06"
-                + NO_HOOKS
-                + b"q\x07("
-                + b"h\x06(h\x05\x88h\x07tR" * 160_000
-                + b"t\x87\x86"
+                name("torch._utils", "_rebuild_parameter")
+                + b"q\x05("
+                + (tensor() + b"\x88" + NO_HOOKS + b"\x87q\x06")
+                + b"h\x05h\x06R" * 320_000
+                + b"t\x86"
             ),
             "loaded",
         ),
@@ -254,7 +252,9 @@ def floods() -> dict[str, tuple[bytes, str]]:
 def tensors() -> dict[str, tuple[bytes, str]]:
     """Tensors and storages that are not what they say."""
     quantised = torch.quantize_per_tensor(torch.ones(2, 3), 0.1, 0, torch.qint8)
-    with_bad_index = torch.sparse_coo_tensor(torch.tensor([[9], [9]]), [1.0], (2, 3), check_invariants=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch would rather check
+        with_bad_index = torch.sparse_coo_tensor(torch.tensor([[9], [9]]), [1.0], (2, 3), check_invariants=False)
     number_of_bytes = {**STORAGES, "data/0": bytes(24)}
     expanded = tensor((2**22,), (0,))
     return {
