@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.checkpoint.hostile.build import training_file as mmengine_file
 from tests.engine.tiny import BATCHES
-from visionsparse.checkpoint import read_checkpoint
+from visionsparse.checkpoint import load_checkpoint, read_checkpoint
 from visionsparse.engine.resume import find_checkpoint
 from visionsparse.engine.runner import train
 from visionsparse.errors import CheckpointError, ConfigError
@@ -115,6 +116,16 @@ def test_weights_alone_can_not_be_resumed_from(tmp_path):
 
     with pytest.raises(CheckpointError, match=r"no 'meta' in it.*--load-from"):
         find_checkpoint(tmp_path, tmp_path / "published.pth")
+
+
+def test_a_training_file_of_mmengine_gives_its_weights_only(tmp_path):
+    torch.save(mmengine_file(), tmp_path / "epoch_3.pth")
+
+    with pytest.raises(CheckpointError, match="was saved by mmengine alone.* --load-from"):
+        find_checkpoint(tmp_path, tmp_path / "epoch_3.pth")
+    model = torch.nn.Linear(3, 2)
+    load_checkpoint(model, tmp_path / "epoch_3.pth")
+    assert torch.equal(model.weight, mmengine_file()["state_dict"]["weight"])
 
 
 def test_another_seed_than_the_checkpoints_is_refused(config, straight, tmp_path):

@@ -62,10 +62,9 @@ def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
             raise CheckpointError(
                 f"{path}: no {key!r} in it, so training can't go on from it. Start from its weights: --load-from {path}"
             )
-    if "visionsparse_version" not in checkpoint["meta"]:
+    if "mmengine_version" in checkpoint["meta"] and "visionsparse_version" not in checkpoint["meta"]:
         raise CheckpointError(
-            f"{path}: was not saved by visionsparse, so training can't go on from it. "
-            f"Start from its weights: --load-from {path}"
+            f"{path}: was saved by mmengine alone: only its weights can be read. Start from them: --load-from {path}"
         )
     return checkpoint
 

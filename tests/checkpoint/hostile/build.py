@@ -132,7 +132,13 @@ def training_file() -> dict[str, Any]:
     weights = collections.OrderedDict(whole_state())
     weights._metadata = {"": {"version": 1}}  # type: ignore[attr-defined]
     return {
-        "meta": {"epoch": 3, "lr": numpy.float64(0.1), "names": numpy.array(["a", "b"]), "empty": numpy.zeros(0)},
+        "meta": {
+            "epoch": 3,
+            "mmengine_version": "0.10.7",
+            "lr": numpy.float64(0.1),
+            "names": numpy.array(["a", "b"]),
+            "empty": numpy.zeros(0),
+        },
         "state_dict": weights,
         "optimizer": {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2, 3)}}, "param_groups": [{}]},
         "message_hub": {"log_scalars": {"train/loss": HistoryBuffer([0.5, 0.25], [1, 1])}},
