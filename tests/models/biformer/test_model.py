@@ -151,7 +151,7 @@ def test_the_classifier_can_be_replaced_or_removed() -> None:
     assert net.get_classifier().out_features == net.num_classes == 7
     net.reset_classifier(0)
     assert net(x).shape == (2, net.num_features)
-    with pytest.raises(ConfigError, match="pools by 'avg' only"):
+    with pytest.raises(ConfigError, match="pools by 'avg', or not at all"):
         net.reset_classifier(7, global_pool="max")
 
 
@@ -234,6 +234,7 @@ def test_autocast_stays_close_to_float32(dtype: torch.dtype) -> None:
 
 @pytest.mark.newest_torch
 def test_it_compiles_in_one_graph() -> None:
+    torch._dynamo.reset()  # after a compilation of the same code for other shapes, it would try dynamic ones: minutes
     sizes = {"depths": (1, 1), "embed_dims": (16, 32), "topks": (3, -2)}
     net = small_net(**sizes, auto_pad=True)
     x = torch.randn(1, 3, 60, 64)
