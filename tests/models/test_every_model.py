@@ -17,18 +17,13 @@ from torch import Tensor, nn
 
 import visionsparse as vs
 from tests.golden.golden import fill
+from tests.models.named import named, smallest_images
 from visionsparse.checkpoint.layouts import publish
 from visionsparse.errors import UserError
 from visionsparse.zoo import Variant, variants
 
 
-def names(quick_up_to: float) -> list:
-    """Every model, those of more parameters marked slow."""
-    is_slow = {name: entry.facts["params"] > quick_up_to for name, entry in variants().items()}
-    return [pytest.param(name, marks=pytest.mark.slow if is_slow[name] else ()) for name in variants()]
-
-
-@pytest.fixture(scope="module", params=names(quick_up_to=40e6))  # of a module's scope: keeps a model's tests together
+@pytest.fixture(scope="module", params=named(quick_up_to=40e6))  # of a module's scope: keeps a model's tests together
 def entry(request: pytest.FixtureRequest) -> Variant:
     return variants()[request.param]
 
@@ -43,8 +38,7 @@ def net(entry: Variant) -> nn.Module:
 @pytest.fixture(scope="module")
 def images(entry: Variant) -> Tensor:
     """Two of the smallest images that the model takes."""
-    side = entry.facts["smallest_input"]
-    return torch.randn(2, entry.facts["input_size"][0], side, side, generator=torch.Generator().manual_seed(1))
+    return smallest_images(entry.name)
 
 
 def outputs(found: Tensor | Iterable[Tensor]) -> list[Tensor]:
@@ -155,7 +149,8 @@ def test_its_features_are_as_it_describes_them(net, images):
         net.get_submodule(info["module"])
 
 
-@pytest.mark.parametrize("entry", names(quick_up_to=5e6), indirect=True, scope="module")
+@pytest.mark.newest_torch
+@pytest.mark.parametrize("entry", named(quick_up_to=5e6), indirect=True, scope="module")
 def test_it_compiles_in_one_graph_forward_and_backward(entry, net, images):
     torch._dynamo.reset()  # after a compilation of the same code for other shapes, it would try dynamic ones: minutes
     net = copy.deepcopy(net)
