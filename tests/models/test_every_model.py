@@ -121,7 +121,7 @@ def test_an_odd_size_works_or_is_refused_with_a_reason(net, images, less):
     else:
         refusal = ""
         assert all(out.isfinite().all() for out in found)
-    assert not refusal or re.search(r"\d+ x \d+ .*: ", refusal)  # the size that does not fit, and what to do
+    assert not refusal or re.search(r"\d+ x \d+.*: ", refusal)  # the size that does not fit, and what to do
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])

@@ -3,7 +3,7 @@
 Convolutions, linear layers, matrix products and attention are counted by torch's FlopCounterMode (2 FLOPs a
 multiply-add); what runs inside a sparse op counts as what the op was asked for (visionsparse/ops/work.py), so that the
 figure is the net's and not the backend's. Published GMACs are mostly fvcore's, which counts the normalisations too (2
-an element in batch norm, 5 in layer norm): of BiFormer that is 0.5 to 0.8 %.
+an element in batch norm, 5 in layer norm): of BiFormer that is 0.3 to 0.6 %.
 """
 
 from __future__ import annotations
