@@ -114,6 +114,8 @@ def test_a_note_beside_the_file_tells_twins_apart(tmp_path):
     convert_checkpoint(tmp_path / "ours.safetensors", tmp_path / "back.pth", to="published")
 
     assert_same(torch.load(tmp_path / "back.pth", weights_only=True)["model"], weights)
+    with pytest.raises(CheckpointError, match="fits biformer_stl, but was published as another model"):
+        convert_checkpoint(tmp_path / "stl_nchw.pth", tmp_path / "other.safetensors", model="biformer_stl")
 
 
 def test_weights_of_no_model_ask_for_a_name():

@@ -75,8 +75,14 @@ def convert_checkpoint(
     part = system_part(net)
     weights, which = unwrap(content, str(source), part)
     layout, state = convert(net, weights, str(source))
+    if not _is_from(net, layout, state, weights):
+        raise CheckpointError(
+            f"{source}: fits {name}, but was published as another model, whose layout would be lost. "
+            "Leave out --model to have it told by the weights."
+        )
     if to == PUBLISHED:
-        save_checkpoint({part.table.WEIGHTS_KEY: publish(net, state)}, target)  # type: ignore[union-attr]
+        published = publish(net, state)
+        save_checkpoint({part.table.WEIGHTS_KEY: published}, target)  # type: ignore[union-attr]
     else:
         save_checkpoint(state, target)
     provenance = Provenance(
@@ -153,10 +159,10 @@ def _is_from(net: nn.Module, layout: str, state: dict[str, Tensor], weights: Map
     table = system_part(net).table
     if table is None or layout != table.LAYOUT:
         return True
-    published = publish(net, state)
-    return sorted(tuple(value.shape) for value in published.values()) == sorted(
-        tuple(value.shape) for value in weights.values()
-    ) and all(any(name.endswith(known) for known in published) for name in weights)
+    published = {name: tensor.shape for name, tensor in publish(net, state).items()}
+    inside = {name: tensor.shape for name, tensor in weights.items() if not name.startswith(IGNORED)}
+    has_names = all(any(name.endswith(known) for known in published) for name in inside)  # prefixes may lead to them
+    return has_names and sorted(published.values()) == sorted(inside.values())
 
 
 def _net_for(name: str, content: Mapping[str, Any], source: str, device: str = "cpu") -> nn.Module:
