@@ -34,11 +34,12 @@ def assert_close(found: Tensor, expected: Tensor) -> None:
         pytest.param("biformer_tiny", {}, (112, 224), marks=pytest.mark.slow),
         pytest.param("biformer_stl_nchw", {}, (224, 224), marks=pytest.mark.slow),
         pytest.param("biformer_stl_nchw", {}, (200, 240), marks=pytest.mark.slow),
-        pytest.param("biformer_small_det", {}, (100, 150), marks=pytest.mark.slow),
+        pytest.param("biformer_small_det", {"depths": (1, 1, 1, 1)}, (100, 150), marks=pytest.mark.slow),
     ],
 )
 @torch.no_grad()
 def test_onnxruntime_computes_what_the_net_does(tmp_path, name, overrides, size):
+    torch.manual_seed(0)
     net = vs.create_model(name, **overrides).eval()
 
     export_model(net, tmp_path / "net.onnx", "onnx", size)
@@ -62,6 +63,7 @@ def test_onnxruntime_computes_what_the_net_does(tmp_path, name, overrides, size)
 )
 @torch.no_grad()
 def test_an_exported_program_runs_where_visionsparse_is_not(tmp_path, name, overrides, size):
+    torch.manual_seed(0)
     net = vs.create_model(name, **overrides).eval()
 
     export_model(net, tmp_path / "net.pt2", "torch-export", size)
