@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -70,6 +71,32 @@ def test_a_foreign_config_builds_a_model_without_importing_the_package_first():
     module, num_classes = done.stdout.split()[-2:]
     assert module.startswith("visionsparse.models.biformer."), done.stderr
     assert num_classes == "3"
+
+
+def test_a_config_of_another_project_builds_our_net_as_its_backbone(tmp_path):
+    (tmp_path / "detector.py").write_text(
+        "default_scope = 'theirs'\n"
+        "model = dict(type='Detector', backbone=dict(type='visionsparse.biformer_tiny', depths=(1, 1, 1, 1)))\n"
+    )
+    script = (
+        "from mmengine import Config, DefaultScope\n"
+        "from mmengine.model import BaseModel\n"
+        "from mmengine.registry import MODELS as ROOT, Registry\n"
+        "MODELS = Registry('model', parent=ROOT, scope='theirs')\n"
+        "@MODELS.register_module()\n"
+        "class Detector(BaseModel):\n"
+        "    def __init__(self, backbone, data_preprocessor=None):\n"
+        "        super().__init__(data_preprocessor)\n"
+        "        self.backbone = MODELS.build(backbone)\n"
+        "    def forward(self, inputs, data_samples=None, mode='tensor'): ...\n"
+        "config = Config.fromfile('detector.py')\n"
+        "DefaultScope.get_instance('theirs', scope_name='theirs')\n"
+        "net = MODELS.build(config.model).backbone\n"
+        "print(type(net).__module__, len(net.stages))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(SYSTEMS.parents[1])}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.stdout.split()[-2:] == ["visionsparse.models.biformer.net", "4"], done.stderr
 
 
 @pytest.mark.parametrize("order", ["import visionsparse, timm", "import timm, visionsparse"])

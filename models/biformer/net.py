@@ -63,6 +63,7 @@ class BiFormer(nn.Module):
         downsampling: "overlapping" 3 x 3 convolutions (T, S, B) or "patch" (STL).
         operator: the published routing operator: "nhwc" (`BiLevelRoutingAttention`) or "nchw"
             (`FloorRegionRoutingAttention`); it also says what full attention's local enhancement sees.
+        global_pool: "avg", or "" to give the map itself to the classifier's place (with num_classes 0).
         drop_rate: dropout before the classifier.
         drop_path_rate: drop path of the last block; it grows linearly from 0 over all blocks.
         grad_checkpointing_stages: stages, from 0, whose blocks are computed again in the backward pass instead of
@@ -99,6 +100,7 @@ class BiFormer(nn.Module):
         layer_scale_init_value: float = -1.0,
         downsampling: str = "overlapping",
         operator: str = "nhwc",
+        global_pool: str = "avg",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         grad_checkpointing_stages: Sequence[int] = (),
@@ -156,7 +158,9 @@ class BiFormer(nn.Module):
         drop_path_rates = (drop_path_rate * block / last_block for block in range(sum(depths)))
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = embed_dims[-1]
+        self.downsampling = downsampling
         self.operator = operator
+        self.global_pool = _pooling(global_pool, num_classes)
         self.stem = stem(in_chans, embed_dims[0])
         self.stages = nn.ModuleList()
         for stage, depth in enumerate(depths):
@@ -208,7 +212,7 @@ class BiFormer(nn.Module):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """x: what `forward_features` gives -> logits, or with `pre_logits` the pooled features (B, embed_dims[-1])."""
-        x = x.mean((2, 3))
+        x = x.mean((2, 3)) if self.global_pool else x
         return x if pre_logits else self.head(self.head_drop(x))
 
     def forward_intermediates(
@@ -279,9 +283,8 @@ class BiFormer(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new classifier of `num_classes` classes (0: none)."""
-        if global_pool not in (None, "avg"):
-            raise ConfigError(f"global_pool={global_pool!r}: BiFormer pools by 'avg' only.")
+        """A new classifier of `num_classes` classes (0: none), and another `global_pool` if one is given."""
+        self.global_pool = _pooling(self.global_pool if global_pool is None else global_pool, num_classes)
         self.num_classes = num_classes
         reference = next(self.parameters())
         self.head = _classifier(self.num_features, num_classes).to(reference.device, reference.dtype)
@@ -334,6 +337,14 @@ def _choose(name: str, value: str, choices: dict[str, Any]) -> Any:
     if value not in choices:
         raise ConfigError(f"{name}={value!r} is not known.{did_you_mean(value, choices)}")
     return choices[value]
+
+
+def _pooling(global_pool: str, num_classes: int) -> str:
+    if global_pool not in ("", "avg"):
+        raise ConfigError(f"global_pool={global_pool!r}: BiFormer pools by 'avg', or not at all ('').")
+    if not global_pool and num_classes:
+        raise ConfigError(f"global_pool='' with {num_classes} classes: a classifier reads pooled features. Use 'avg'.")
+    return global_pool
 
 
 def _init_linear(linear: nn.Linear) -> None:

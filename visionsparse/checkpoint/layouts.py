@@ -6,6 +6,7 @@ A system's published layout is data in `visionsparse/models/<system>/checkpoint.
     WEIGHTS_KEY  the wrapper key whose accuracy was published
     RENAMES      (regular expression, replacement) pairs for published names; the first that matches is applied once
     reshape      optional, `reshape(model, state) -> state` after renaming: reshapes, splits and joins only
+    publish      `publish(model, state) -> state`, the way back: our names and shapes in the published layout
 """
 
 from __future__ import annotations
@@ -82,6 +83,19 @@ def convert(model: nn.Module, state: Mapping[str, Tensor], where: str) -> tuple[
             _add(inside, _below_backbone(name, part), tensor, where)
     layout, inside = _to_our_names(part, inside, where)
     return layout, {**outside, **{part.prefix + name: tensor for name, tensor in inside.items()}}
+
+
+def publish(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of ours in the published layout of the net in `model`, bit for bit; the opposite of `convert`.
+
+    Raises:
+        CheckpointError: there is no published layout.
+    """
+    part = system_part(model)
+    if part.table is None:
+        raise CheckpointError(f"{type(model).__name__}: no published layout is known for it. Keep our own names.")
+    inside = {name.removeprefix(part.prefix): value for name, value in state.items() if not name.startswith(IGNORED)}
+    return part.table.publish(part.module, inside)
 
 
 def few(names: Sequence[str], shown: int = 3) -> str:

@@ -22,6 +22,7 @@ from visionsparse.ops.dispatch import backend, dispatch
 from visionsparse.ops.inputs import autocast, check_qkv, check_scale, dtype_name, without_autocast
 from visionsparse.ops.tiled_attention import tiled_attention
 from visionsparse.ops.triton import why_not_attention
+from visionsparse.ops.work import Work, work
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -76,6 +77,18 @@ def block_sparse_attention(
             scale=scale,
             key_padding_mask=key_padding_mask,
         )
+
+
+@work("block_sparse_attention")
+def _work(q: Tensor, k: Tensor, v: Tensor, block_mask: Tensor | BlockLists, block_size: Size, **_: object) -> Work:
+    """Pairs in blocks that are seen, padding or not."""
+    mask = as_mask(block_mask).expand(*q.shape[:2], -1, -1)
+    of_q, of_k = (
+        torch.tensor([min(size, tokens - start) for start in range(0, tokens, size)], device=mask.device)
+        for tokens, size in zip((q.shape[2], k.shape[2]), block_size, strict=True)
+    )
+    pairs, a_pair = int((mask * of_q[:, None] * of_k).sum()), q.shape[-1] + v.shape[-1]
+    return Work(done=pairs * a_pair, dense=q[..., 0].numel() * k.shape[2] * a_pair)
 
 
 @backend("block_sparse_attention", "reference")

@@ -36,6 +36,7 @@ class Backend(NamedTuple):
 
 _OPS: dict[str, dict[str, Backend]] = {}
 _forced: ContextVar[str | None] = ContextVar("visionsparse_backend", default=None)
+_around: Callable[[str, dict[str, Any]], contextlib.AbstractContextManager] | None = None  # see `watch_calls`
 _last_forced: str | None = None  # what `_forced` was last set to, in whatever thread: see `_chosen_name`
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -89,6 +90,17 @@ def use_backend(name: str) -> Iterator[None]:
         _last_forced = _forced.get()
 
 
+@contextlib.contextmanager
+def watch_calls(around: Callable[[str, dict[str, Any]], contextlib.AbstractContextManager]) -> Iterator[None]:
+    """Runs every op called inside the `with` block under `around(op, arguments)`; for counting, in one thread."""
+    global _around
+    before, _around = _around, around
+    try:
+        yield
+    finally:
+        _around = before
+
+
 def dispatch(op: str, **arguments: Any) -> Any:
     """Call `op`'s forced backend, or the preferred one of those that take these arguments.
 
@@ -103,7 +115,10 @@ def dispatch(op: str, **arguments: Any) -> Any:
         function, why_not = _OPS[op][candidate]
         reason = why_not(**arguments) if why_not is not None else None
         if reason is None:
-            return function(**arguments)
+            if _around is None:
+                return function(**arguments)
+            with _around(op, arguments):
+                return function(**arguments)
         reasons.append(f"{candidate}: {reason}")
     who = "no backend can" if name == AUTO else f"the forced backend {name!r} can't"
     raise InputError(f"{op}: {who} take {_describe(arguments)}. {' '.join(reasons)}")

@@ -20,6 +20,7 @@ from visionsparse.ops.inputs import FLOATS, autocast, can_look_at, check_qkv, ch
 from visionsparse.ops.regions import from_regions, region_grid, to_regions
 from visionsparse.ops.tiled_attention import tiled_attention
 from visionsparse.ops.triton import why_not_attention
+from visionsparse.ops.work import Work, work
 
 Size = tuple[int, int]
 
@@ -81,6 +82,13 @@ def routed_attention(
             scale=scale,
             return_attention=return_attention,
         )
+
+
+@work("routed_attention")
+def _work(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, kv_region_size: Size, **_: object) -> Work:
+    queries, a_pair = q[..., 0].numel(), q.shape[-1] + v.shape[-1]
+    listed = routes.shape[-1] * kv_region_size[0] * kv_region_size[1]
+    return Work(done=queries * listed * a_pair, dense=queries * k.shape[2] * k.shape[3] * a_pair)
 
 
 @backend("routed_attention", "reference")

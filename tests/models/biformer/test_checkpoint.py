@@ -8,12 +8,16 @@ import torch
 from torch import Tensor, nn
 
 import visionsparse as vs
+from tests.golden.golden import Case
+from tests.golden.test_golden import CASES
+from visionsparse.checkpoint.layouts import publish
 from visionsparse.errors import CheckpointError
 from visionsparse.models.biformer.attention import FullAttention
 from visionsparse.models.biformer.model import BiFormer, BiFormerBackbone
 from visionsparse.models.biformer.routing import BiLevelRoutingAttention
 
 SIZES = {"depths": (1, 1, 1, 1), "embed_dims": (32, 32, 64, 64), "topks": (1, 2, 4, -2), "num_classes": 5}
+ROUTING = {"soft_routing": True, "diff_routing": True, "param_routing": True}
 STL = {**SIZES, "downsampling": "patch", "pos_embed_kernel_size": 0}
 
 
@@ -44,7 +48,7 @@ def published_names(net: nn.Module, is_stl: bool = False, is_nchw: bool = False)
     [
         (BiFormer(**SIZES), {}),
         (BiFormer(**{**SIZES, "topks": (0, 2, 4, -2)}, mlp_dwconv=True, layer_scale_init_value=0.1), {}),
-        (BiFormer(**SIZES, soft_routing=True, diff_routing=True, param_routing=True), {}),
+        (BiFormer(**SIZES, **ROUTING), {}),
         (BiFormer(**STL), {"is_stl": True}),
         (BiFormer(**STL, operator="nchw"), {"is_stl": True, "is_nchw": True}),
         (BiFormerBackbone(**SIZES), {}),
@@ -60,6 +64,28 @@ def test_published_names_and_shapes_become_ours(net: BiFormer, layout: dict) -> 
     assert converted.keys() == own.keys()
     assert published.keys() != own.keys()
     assert all(converted[name].equal(own[name]) for name in own)
+
+
+@pytest.mark.parametrize("name", ["tiny", "small", "base", "stl", "stl_nchw", "det_backbone_small"])
+def test_our_names_become_those_of_the_published_code(name: str) -> None:
+    case = Case(f"biformer/{name}", root=CASES)
+    variant = "biformer_small_det" if name == "det_backbone_small" else case.meta["variant"]
+    with torch.device("meta"):
+        net = vs.create_model(variant)
+
+    published = publish(net, net.state_dict())
+
+    shapes = {entry: list(tensor.shape) for entry, tensor in published.items()}
+    assert shapes == {entry: shape for entry, (shape, _) in case.meta["state"].items()}
+
+
+@pytest.mark.parametrize(
+    "overrides", [{"topks": (0, 2, 4, -2), "mlp_dwconv": True}, ROUTING], ids=["options", "routing"]
+)
+def test_optional_parts_get_their_published_names_back(overrides: dict) -> None:
+    net = BiFormer(**{**SIZES, **overrides})
+
+    assert publish(net, net.state_dict()).keys() == published_names(net).keys()
 
 
 def test_our_own_names_stay() -> None:

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import copy
-import pickle
-
 import pytest
 import torch
 
@@ -42,16 +39,6 @@ def test_parameters_and_state_dict_entries_are_as_many_as_published(name: str, p
 
     assert sum(parameter.numel() for parameter in net.parameters()) == params
     assert len(net.state_dict()) == entries
-
-
-@pytest.mark.parametrize("name", vs.list_models("biformer*"))
-def test_the_metafile_counts_the_parameters(name: str) -> None:
-    from visionsparse.zoo import variant
-
-    with torch.device("meta"):
-        net = vs.create_model(name)
-
-    assert sum(parameter.numel() for parameter in net.parameters()) == variant(name).facts["params"]
 
 
 @pytest.mark.parametrize(
@@ -128,20 +115,6 @@ def test_intermediates_are_the_raw_maps_of_the_chosen_stages() -> None:
     assert normed[0].equal(last)
 
 
-def test_timm_extracts_four_raw_maps() -> None:
-    import timm
-
-    net = timm.create_model("biformer_tiny", features_only=True, depths=(1, 1, 1, 1)).eval()
-    x = torch.randn(1, 3, 224, 224)
-
-    maps = net(x)
-
-    assert [out.shape for out in maps] == [(1, 64, 56, 56), (1, 128, 28, 28), (1, 256, 14, 14), (1, 512, 7, 7)]
-    assert net.feature_info.channels() == [64, 128, 256, 512]
-    assert net.feature_info.reduction() == [4, 8, 16, 32]
-    assert all(out.equal(raw) for out, raw in zip(maps, net.model.forward_maps(x), strict=True))
-
-
 def test_the_classifier_can_be_replaced_or_removed() -> None:
     net = small_net()
     x = torch.randn(2, 3, 64, 64)
@@ -151,7 +124,7 @@ def test_the_classifier_can_be_replaced_or_removed() -> None:
     assert net.get_classifier().out_features == net.num_classes == 7
     net.reset_classifier(0)
     assert net(x).shape == (2, net.num_features)
-    with pytest.raises(ConfigError, match="pools by 'avg' only"):
+    with pytest.raises(ConfigError, match="pools by 'avg', or not at all"):
         net.reset_classifier(7, global_pool="max")
 
 
@@ -163,28 +136,6 @@ def test_pooled_features_come_before_the_classifier() -> None:
 
     assert pooled.equal(features.mean((2, 3)))
     assert net.head(pooled).equal(net.forward_head(features))
-
-
-def test_every_parameter_has_a_layer_group() -> None:
-    from timm.models import group_parameters
-
-    net = small_net()
-
-    for coarse in (False, True):
-        groups = group_parameters(net, net.group_matcher(coarse))
-        assert sum(map(len, groups.values())) == len(list(net.parameters()))
-
-
-def test_gradient_checkpointing_changes_no_gradient() -> None:
-    x = torch.randn(2, 3, 64, 64)
-
-    def gradients(is_checkpointing: bool) -> list[torch.Tensor]:
-        net = small_net()
-        net.set_grad_checkpointing(is_checkpointing)
-        net(x).square().sum().backward()
-        return [parameter.grad for parameter in net.parameters()]
-
-    torch.testing.assert_close(gradients(True), gradients(False))
 
 
 def test_gradient_checkpointing_can_be_asked_for_in_chosen_stages_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,27 +181,6 @@ def test_autocast_stays_close_to_float32(dtype: torch.dtype) -> None:
         out = net(x)
 
     assert (out - expected).abs().max() < 0.1 * expected.std()
-
-
-@pytest.mark.newest_torch
-def test_it_compiles_in_one_graph() -> None:
-    sizes = {"depths": (1, 1), "embed_dims": (16, 32), "topks": (3, -2)}
-    net = small_net(**sizes, auto_pad=True)
-    x = torch.randn(1, 3, 60, 64)
-    expected = copy.deepcopy(net)(x)
-
-    out = torch.compile(net, backend="aot_eager", fullgraph=True)(x)
-    out.sum().backward()
-
-    torch.testing.assert_close(out, expected)
-
-
-def test_copies_and_pickles_give_the_same_output() -> None:
-    net = small_net().eval()
-    x = torch.randn(1, 3, 64, 64)
-
-    assert copy.deepcopy(net)(x).equal(net(x))
-    assert pickle.loads(pickle.dumps(net))(x).equal(net(x))
 
 
 def test_routed_regions_are_told_for_every_block_with_routing() -> None:

@@ -1,0 +1,1 @@
+"""Thimble: a made-up system that shows how little one has to be."""
