@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from visionsparse.errors import UserError, did_you_mean
+from visionsparse.files import no_room
 
 TOOLS = Path(__file__).parent / "tools"
 
@@ -59,11 +60,17 @@ def key_value_pairs(words: Sequence[str]) -> dict[str, Any]:
 
 
 def run(tool: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> NoReturn:
-    """Runs a tool's main; a UserError becomes one line on stderr and exit code 2."""
+    """Runs a tool's main; a UserError or a full disk becomes one line on stderr and exit code 2."""
     try:
         tool(argv)
     except UserError as error:
         print(f"visionsparse: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        line = no_room(error)
+        if line is None:
+            raise
+        print(f"visionsparse: {line}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

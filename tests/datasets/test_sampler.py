@@ -118,3 +118,14 @@ def test_no_repeats_is_refused():
 
 def test_a_key_defaults_to_the_first_epoch():
     assert SampleKey(5) == (5, 0, 0)
+
+
+@pytest.mark.parametrize("start", [4, 8, 10])
+def test_resuming_in_the_middle_rounds_up_with_the_epochs_first_keys_as_ever(start):
+    def share(rank, start):
+        sampler = sampler_of(9, rank, 2)
+        sampler.start = start
+        return list(sampler)
+
+    for rank in (0, 1):
+        assert share(rank, start) == share(rank, 0)[start // 2 :]

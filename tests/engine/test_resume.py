@@ -134,7 +134,7 @@ def test_another_seed_than_the_checkpoints_is_refused(config, straight, tmp_path
 
 
 def test_averaging_must_be_on_in_both_file_and_config(config, straight, tmp_path):
-    with pytest.raises(ConfigError, match="was trained with EMAHook, but the config has none"):
+    with pytest.raises(ConfigError, match="default_hooks.ema.type: EMAHook -> nothing"):
         train(
             config,
             work_dir=tmp_path,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from visionsparse.errors import CheckpointError
-from visionsparse.files import whole_file
+from visionsparse.files import free_space, whole_file
 
 
 def save_checkpoint(obj: Any, path: str | Path) -> None:
@@ -37,7 +36,7 @@ def save_checkpoint(obj: Any, path: str | Path) -> None:
         if not isinstance(problem, OSError):
             raise
         raise CheckpointError(
-            f"{path}: can't be saved: {problem.strerror or problem}.{_free_space(path.parent)} "
+            f"{path}: can't be saved: {problem.strerror or problem}.{free_space(path.parent)} "
             "Free some space or choose another folder; a former file of that name is untouched."
         ) from error
 
@@ -68,10 +67,3 @@ def _write(obj: Any, file: Any, path: Path) -> None:
 
     # clones: safetensors refuses tensors that share memory, as tied weights do
     file.write(safetensors.torch.save({name: tensor.detach().clone().contiguous() for name, tensor in obj.items()}))
-
-
-def _free_space(folder: Path) -> str:
-    try:
-        return f" {shutil.disk_usage(folder).free // 2**20} MiB are free there."
-    except OSError:
-        return ""

@@ -69,10 +69,10 @@ class EpochSampler(Sampler[SampleKey]):
 
     def __iter__(self) -> Iterator[SampleKey]:
         indices, repeats = self._order()
-        rest = np.arange(self.start, len(indices))
-        if self.round_up and len(rest):
-            rest = np.resize(rest, -(-len(rest) // self.world_size) * self.world_size)
-        for place in rest[self.rank :: self.world_size]:
+        places = np.arange(len(indices))
+        if self.round_up:
+            places = np.resize(places, -(-len(places) // self.world_size) * self.world_size)
+        for place in places[self.start :][self.rank :: self.world_size]:
             yield SampleKey(int(indices[place]), self.epoch, int(repeats[place]))
 
     def __len__(self) -> int:

@@ -9,9 +9,11 @@ from visionsparse.engine.finite_loss import FiniteLossHook
 from visionsparse.engine.loops import EpochBasedTrainLoop, TestLoop, ValLoop
 from visionsparse.engine.optim import AmpOptimWrapper, NoDecayConstructor
 from visionsparse.engine.progress import ProgressLogProcessor
+from visionsparse.engine.scalars import LocalVisBackend
 from visionsparse.engine.schedule import WarmupCosineLR
 from visionsparse.engine.seeding import StatelessSeedHook
 from visionsparse.engine.skipped_images import SkippedImagesHook
+from visionsparse.engine.stopping import StopHook
 from visionsparse.engine.visualizer import Visualizer
 
 __all__ = [
@@ -20,10 +22,12 @@ __all__ = [
     "EMAHook",
     "EpochBasedTrainLoop",
     "FiniteLossHook",
+    "LocalVisBackend",
     "NoDecayConstructor",
     "ProgressLogProcessor",
     "SkippedImagesHook",
     "StatelessSeedHook",
+    "StopHook",
     "TestLoop",
     "ValLoop",
     "Visualizer",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import itertools
 import logging
@@ -14,8 +15,7 @@ import mmengine
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
-from mmengine.dist import is_main_process
-from mmengine.hooks import EMAHook
+from mmengine.dist import all_reduce_params, is_main_process
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
@@ -26,8 +26,11 @@ from torch.utils.data import DataLoader
 from visionsparse._version import __version__
 from visionsparse.checkpoint import save_checkpoint
 from visionsparse.engine.plain import restore_message_hub, to_plain
+from visionsparse.engine.recipe import recipe
 from visionsparse.engine.resume import read_training_checkpoint
+from visionsparse.engine.stopping import StopRequest, shielded
 from visionsparse.errors import CheckpointError, ConfigError
+from visionsparse.files import naming
 from visionsparse.registry import DATASETS
 
 _RUN_NUMBERS = itertools.count()  # mmengine keeps loggers and message hubs by experiment name, for the whole process
@@ -38,6 +41,9 @@ class Runner(_Runner):
 
     def __init__(self, *, device: torch.device, **kwargs: Any) -> None:
         self.device = device
+        self.recipe: dict[str, Any] = {}  # what of the config a resumed run must share; goes into checkpoints
+        self.resumable: dict[str, Any] = {}  # checkpoints that are read already, by path
+        self.stop_request = StopRequest()
         super().__init__(**kwargs)
 
     @classmethod
@@ -48,7 +54,9 @@ class Runner(_Runner):
         arguments = {key: value for key, value in cfg.items() if key in known}
         arguments["experiment_name"] = f"{cfg.get('experiment_name') or 'visionsparse'}-{next(_RUN_NUMBERS)}"
         arguments["launcher"] = "pytorch" if dist.is_initialized() else "none"
-        return cls(device=device or torch.device("cpu"), cfg=cfg, **arguments)
+        runner = cls(device=device or torch.device("cpu"), cfg=cfg, **arguments)
+        runner.recipe = recipe(cfg)
+        return runner
 
     @property
     def plain_model(self) -> nn.Module:
@@ -59,7 +67,9 @@ class Runner(_Runner):
         """mmengine's logger; the console gets one short line a record, the log file everything."""
         logger = super().build_logger(log_level, log_file, **kwargs)
         for handler in logger.handlers:
-            if not isinstance(handler, logging.FileHandler):
+            if isinstance(handler, logging.FileHandler):
+                handler.handleError = functools.partial(_raise_naming, handler.baseFilename)
+            else:
                 handler.addFilter(_is_for_people)
                 handler.setFormatter(_ShortFormatter("%(asctime)s  %(message)s", "%H:%M:%S"))
         return logger
@@ -78,8 +88,12 @@ class Runner(_Runner):
 
     def register_default_hooks(self, hooks: dict[str, Any] | None = None) -> None:
         """mmengine's, and those that no run goes without."""
-        ours = {"seeding": {"type": "StatelessSeedHook"}, "finite_loss": {"type": "FiniteLossHook"}}
-        ours["skipped_images"] = {"type": "SkippedImagesHook"}
+        ours = {
+            "seeding": {"type": "StatelessSeedHook"},
+            "finite_loss": {"type": "FiniteLossHook"},
+            "skipped_images": {"type": "SkippedImagesHook"},
+            "stop": {"type": "StopHook"},
+        }
         if self.distributed:
             ours["sync_buffers"] = {"type": "SyncBuffersHook"}  # else each process has its own BatchNorm statistics
         super().register_default_hooks({**ours, **(hooks or {})})
@@ -104,6 +118,7 @@ class Runner(_Runner):
                 for needs_workers in ("persistent_workers", "prefetch_factor"):
                     dataloader.pop(needs_workers, None)
         loader = _Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        loader.worker_init_fn = shielded(loader.worker_init_fn)
         classes = getattr(loader.dataset, "classes", None)
         num_classes = getattr(self.plain_model, "num_classes", None)
         if classes is not None and num_classes is not None and len(classes) != num_classes:
@@ -160,6 +175,8 @@ class Runner(_Runner):
     ) -> None:
         """Writes a checkpoint of plain values, whole or not at all. Every process must call it; one writes."""
         pending = self._pending_gradients() if save_optimizer else {}
+        if self.distributed and self.plain_model.training:  # BatchNorm statistics are each process's own meanwhile
+            all_reduce_params([b for b in self.plain_model.buffers() if b.is_floating_point()], op="mean")
         if not is_main_process():
             return
         position = {"epoch": self.epoch + by_epoch, "iter": self.iter + (not by_epoch)}
@@ -172,6 +189,9 @@ class Runner(_Runner):
                 "classes": getattr(dataset, "classes", None),
                 "class_names": getattr(dataset, "class_names", None),
                 "seed": self.seed,
+                "recipe": self.recipe,
+                "num_samples": len(dataset),
+                "global_batch_size": (self.train_dataloader.batch_size or 1) * self.world_size,
                 "time": time.strftime("%Y-%m-%d %H:%M:%S"),
                 "visionsparse_version": __version__,
                 "mmengine_version": mmengine.__version__,
@@ -195,18 +215,18 @@ class Runner(_Runner):
 
         Raises:
             CheckpointError: unreadable, not of a training run, or of another model.
-            ConfigError: the data has other classes, or averaging (EMA) is on in only one of file and config.
+            ConfigError: the data has other classes or another number of samples.
         """
-        checkpoint = read_training_checkpoint(filename)
-        averages = any(isinstance(hook, EMAHook) for hook in self.hooks)
-        if averages != ("ema_state_dict" in checkpoint):
-            raise ConfigError(
-                f"{filename}: was trained {'without' if averages else 'with'} EMAHook, but the config has "
-                f"{'one' if averages else 'none'}. Resume with the config in the file's folder."
-            )
+        checkpoint = self.resumable.pop(filename, None) or read_training_checkpoint(filename)
         dataset = self.train_dataloader.dataset
         if checkpoint["meta"].get("classes") != to_plain(getattr(dataset, "classes", None)):
             raise ConfigError(f"{filename}: was trained on other classes than those of the data. Use --load-from.")
+        num_samples = checkpoint["meta"].get("num_samples", len(dataset))
+        if num_samples != len(dataset):
+            raise ConfigError(
+                f"{filename}: was trained on {num_samples} samples, the data has {len(dataset)}. Restore the data to "
+                f"go on, or start anew from its weights: --load-from {filename}"
+            )
         checkpoint["meta"]["dataset_meta"] = getattr(dataset, "metainfo", None)  # mmengine compares them, as pickles
         checkpoint["message_hub"] = restore_message_hub(checkpoint["message_hub"])
         try:
@@ -232,6 +252,12 @@ class Runner(_Runner):
                 dist.all_reduce(gradient)
                 gradient /= self.world_size
         return pending
+
+
+def _raise_naming(file: str, record: logging.LogRecord) -> None:
+    """A log line that can't be written ends the run; logging would print a traceback for each and go on."""
+    with naming(file):
+        raise  # what the handler has caught
 
 
 _NOT_FOR_PEOPLE = (

@@ -16,6 +16,7 @@ from visionsparse.files import write_text
 from visionsparse.registry import HOOKS
 
 POINTER = "last_checkpoint"
+VALIDATED_KEY = "validated_epoch"  # in the message hub: the epoch whose validation is done
 
 
 @HOOKS.register_module()
@@ -48,6 +49,11 @@ class CheckpointHook(_CheckpointHook):
             )
         if self.best_ckpt_path is not None:
             self.best_ckpt_path = str(Path(self.out_dir) / Path(self.best_ckpt_path).name)
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float]) -> None:
+        """Saves the best so far; a file written from here on knows that this epoch is validated."""
+        runner.message_hub.update_info(VALIDATED_KEY, runner.epoch)
+        super().after_val_epoch(runner, metrics)
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict[str, Any]) -> None:
         name = self.filename_tmpl.format(step)

@@ -14,11 +14,16 @@ from visionsparse.errors import CheckpointError, ConfigError
 
 @dataclass
 class Resumable:
-    """What was found: the file (None if there is none), its meta, and what to tell the user about the search."""
+    """What was found: the file (None if there is none), what is in it, and what to tell the user about the search."""
 
     path: Path | None = None
-    meta: dict[str, Any] = field(default_factory=dict)
+    checkpoint: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What the checkpoint says of the run that wrote it."""
+        return self.checkpoint.get("meta", {})
 
 
 def find_checkpoint(work_dir: Path, given: str | Path | None = None) -> Resumable:
@@ -35,11 +40,11 @@ def find_checkpoint(work_dir: Path, given: str | Path | None = None) -> Resumabl
     if given is not None:
         if not Path(given).is_file():
             raise ConfigError(f"--resume {given}: no such file. --resume alone takes the newest in {work_dir}.")
-        return Resumable(Path(given), read_training_checkpoint(given)["meta"], [f"resuming from {given}"])
+        return Resumable(Path(given), read_training_checkpoint(given), [f"resuming from {given}"])
     found = Resumable()
     for path in _candidates(work_dir):
         try:
-            found.meta = read_training_checkpoint(path)["meta"]
+            found.checkpoint = read_training_checkpoint(path)
         except CheckpointError as error:
             found.notes.append(f"skipped {path.name}: {error}")
             continue
@@ -58,7 +63,7 @@ def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     checkpoint = read_checkpoint(path)
     for key in ("meta", "state_dict", "optimizer", "message_hub"):
-        if key not in checkpoint:
+        if not isinstance(checkpoint.get(key), dict):
             raise CheckpointError(
                 f"{path}: no {key!r} in it, so training can't go on from it. Start from its weights: --load-from {path}"
             )
@@ -66,6 +71,8 @@ def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: was saved by mmengine alone: only its weights can be read. Start from them: --load-from {path}"
         )
+    # mmengine runs the text under this key as Python; a file of ours has none
+    checkpoint["meta"].pop("config", None)
     return checkpoint
 
 

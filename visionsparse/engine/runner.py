@@ -12,16 +12,18 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import is_main_process
+from mmengine.dist import get_world_size, is_main_process
 from torch import nn
 
 from visionsparse.checkpoint import load_checkpoint
 from visionsparse.config import check_config, load_config
 from visionsparse.engine.base_runner import Runner
 from visionsparse.engine.device import choose_device, process_group
+from visionsparse.engine.recipe import check_same_recipe, recipe
 from visionsparse.engine.resume import Resumable, find_checkpoint
+from visionsparse.engine.stopping import noting_signals
 from visionsparse.errors import ConfigError, UserError
-from visionsparse.files import write_text
+from visionsparse.files import no_room, sweep, write_text
 
 _TRAIN_KEYS = ("train_dataloader", "train_cfg", "optim_wrapper")
 _VAL_KEYS = ("val_dataloader", "val_cfg", "val_evaluator")
@@ -82,17 +84,25 @@ def train(
         if resume:
             found = find_checkpoint(folder, None if resume is True else resume)
         _set_randomness(cfg, seed, deterministic, found)
+        settings = recipe(cfg)
+        _keep_what_decides(cfg, settings, found)
+        swept = sweep(folder) if is_main_process() else []
         runner = Runner.from_cfg(cfg, place)
+        runner.recipe = settings
+        if swept:
+            runner.logger.info(f"removed {len(swept)} unfinished files of a killed run: {', '.join(swept)}")
         for note in [*notes, *found.notes]:
             runner.logger.info(note)
         if found.path:
             runner._resume, runner._load_from = True, str(found.path)
+            runner.resumable[str(found.path)] = found.checkpoint
         elif load_from:
             runner.logger.info(f"{load_from}: {load_checkpoint(runner.plain_model, load_from, strict=False)}")
-        try:
-            runner.train()
-        finally:
-            runner.end_workers()
+        with noting_signals() as runner.stop_request:
+            try:
+                runner.train()
+            finally:
+                runner.end_workers()
         best = runner.message_hub.runtime_info.get("best_ckpt")
         runner.logger.info(f"done; best checkpoint {best}" if best else f"done; checkpoints in {folder}")
         return runner.plain_model
@@ -211,6 +221,26 @@ def _set_randomness(cfg: Config, seed: int | None, deterministic: bool, found: R
     cfg.randomness = {"seed": None, **randomness}
 
 
+def _keep_what_decides(cfg: Config, settings: dict[str, Any], found: Resumable) -> None:
+    """Refuses to resume under another recipe, and keeps the global batch on another number of processes."""
+    if found.path is None:
+        return
+    if "recipe" in found.meta:
+        check_same_recipe(found.path, found.meta["recipe"], settings)
+    global_batch_size, processes = found.meta.get("global_batch_size"), get_world_size()
+    if global_batch_size is None:
+        return
+    if global_batch_size % processes:
+        raise ConfigError(
+            f"{found.path}: was trained in batches of {global_batch_size}, which {processes} processes can't share "
+            f"equally. Start as many as divide {global_batch_size}."
+        )
+    share = global_batch_size // processes
+    if share != cfg.train_dataloader.batch_size:
+        found.notes.append(f"{processes} x {share} samples an iteration, to keep the batch of {global_batch_size}")
+        cfg.train_dataloader.batch_size = share
+
+
 def _writable_folder(folder: str | Path) -> Path:
     """The folder, made if need be and probed by writing: permissions say little, to root nothing."""
     try:
@@ -224,9 +254,17 @@ def _writable_folder(folder: str | Path) -> Path:
 
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
-    """A data-loading process hands on an error with its traceback in the message: takes the message out of it."""
+    """A data-loading process hands on an error with its traceback in the message: takes the message out of it.
+
+    A full disk becomes a UserError that names the file.
+    """
     try:
         yield
+    except OSError as error:
+        line = no_room(error)
+        if line is None:
+            raise
+        raise UserError(line) from error
     except UserError as error:
         text = str(error).strip()
         if not text.startswith("Caught "):
