@@ -6,6 +6,7 @@ with 143 or 130. A second signal, a second or more after the first, leaves at on
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -79,15 +80,22 @@ def noting_signals() -> Iterator[StopRequest]:
 
 
 def shield_worker(init: Any, worker_id: int) -> None:
-    """`worker_init_fn` of a loader: signals that go to the whole process group are the main process's to answer.
+    """`worker_init_fn` of a loader: signals to all processes of a job are the main process's to answer.
 
-    A worker that died of them would take the iteration down that is to be finished. A second SIGTERM is from the main
-    process itself, which ends its workers so, and ends this one.
+    A worker that died of them would take the iteration down that is to be finished.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # for the threads to come as well
+    threading.Thread(target=_await_the_parents_sigterm, args=[os.getppid()], daemon=True).start()
     if init is not None:
         init(worker_id)
+
+
+def _await_the_parents_sigterm(parent: int) -> None:
+    """The main process ends its workers so. A handler could not tell who has sent the signal."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def shielded(init: Any) -> Any:
