@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 
 from tests.engine.test_resume import assert_same
@@ -26,13 +27,15 @@ LAST = "epoch_3.pth"
 class SignalHook(Hook):
     """Sends this process signals at the given iteration of training, or of the first validation; once a work_dir."""
 
-    def __init__(self, numbers: list[int], iteration: int | None = None, val_iteration: int | None = None) -> None:
-        self.numbers = numbers
+    def __init__(
+        self, numbers: list[int], iteration: int | None = None, val_iteration: int | None = None, rank: int = 0
+    ) -> None:
+        self.numbers, self.rank = numbers, rank
         self.iteration, self.val_iteration = iteration, val_iteration
 
     def send(self, runner) -> None:
         done = Path(runner.work_dir) / "sent"
-        if not done.exists():
+        if self.rank == get_rank() and not done.exists():
             done.touch()
             for number in self.numbers:
                 os.kill(os.getpid(), number)

@@ -22,17 +22,24 @@ BATCHES = TRAIN_IMAGES // BATCH_SIZE
 class TinyNet(nn.Module):
     """Has running statistics, dropout and a bias: state, randomness and a parameter without decay."""
 
-    def __init__(self, num_classes: int = NUM_CLASSES) -> None:
+    def __init__(self, num_classes: int = NUM_CLASSES, drop_rate: float = 0.2, frozen_norm: bool = False) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self.frozen_norm = frozen_norm
         self.stem = nn.Conv2d(3, 8, 3, stride=4)
         self.norm = nn.BatchNorm2d(8)
         self.scale = nn.Parameter(nn.init.ones_(self.stem.weight.new_empty(1, 8)))
-        self.drop = nn.Dropout(0.2)
+        self.drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(8, num_classes)
 
     def no_weight_decay(self) -> set[str]:
         return {"scale"}
+
+    def train(self, mode: bool = True) -> TinyNet:
+        super().train(mode)
+        if self.frozen_norm:
+            self.norm.eval()
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.norm(self.stem(x)).relu().mean(dim=(2, 3))
