@@ -1,3 +1,4 @@
+import errno
 import subprocess
 import sys
 
@@ -53,6 +54,16 @@ def test_a_user_error_becomes_one_line_and_exit_code_2(capsys):
 
     assert exit_code_of(cli.run, tool, []) == 2
     assert capsys.readouterr().err == "visionsparse: train/3: no image.\n"
+
+
+def test_a_full_disk_becomes_one_line_and_exit_code_2(capsys):
+    def tool(argv):
+        raise OSError(errno.ENOSPC, "No space left on device", "results.json")
+
+    assert exit_code_of(cli.run, tool, []) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("visionsparse: results.json: can't be written: No space left on device. ")
+    assert error.count("\n") == 1
 
 
 def test_anything_else_stays_a_traceback():

@@ -13,6 +13,7 @@ from mmengine.optim import OptimWrapper
 
 from tests.engine.tiny import tiny_config, write_config, write_images
 from visionsparse.checkpoint import read_checkpoint
+from visionsparse.datasets import EpochSampler, ImageNet
 from visionsparse.engine.base_runner import Runner
 from visionsparse.engine.device import choose_device
 from visionsparse.engine.runner import test as evaluate
@@ -131,10 +132,17 @@ def test_a_config_without_a_recipe_can_not_be_trained(images, tmp_path):
         train(write_config(tmp_path / "c.py", config), work_dir=tmp_path)
 
 
-def test_a_loss_that_is_not_finite_stops_training_and_names_the_iteration(config, tmp_path):
-    with pytest.raises(UserError, match=r"iteration \d+ \(epoch 1\): loss is nan"):
-        train(config, work_dir=tmp_path, options={"optim_wrapper.optimizer.lr": float("inf"), **ONE_EPOCH})
+def test_a_loss_that_is_not_finite_stops_training_and_names_iteration_term_and_files(config, images, tmp_path):
+    message = rf"iteration 2 \(epoch 1\): loss is nan, .* on {images}/train/class\d/\d+\.png, .* and 4 more \(all in "
+    options = {"optim_wrapper.optimizer.lr": float("inf"), "optim_wrapper.accumulative_counts": 1, **ONE_EPOCH}
+    with pytest.raises(UserError, match=message):
+        train(config, work_dir=tmp_path, options=options)
     assert not list(tmp_path.glob("*.pth"))
+    order = EpochSampler(range(48), seed=3)
+    expected = [key.index for key in order][6:12]
+    dataset = ImageNet(str(images))
+    named = (tmp_path / "not_finite_iter_2.txt").read_text().splitlines()
+    assert named == [dataset.files.path(index) for index in expected]
 
 
 def test_an_error_in_a_data_worker_is_one_line(tmp_path):

@@ -33,7 +33,7 @@ _FREE = (
 )
 _HOOKS_THAT_WATCH = frozenset(
     """CheckpointHook LoggerHook IterTimerHook RuntimeInfoHook EmptyCacheHook ProfilerHook NaiveVisualizationHook
-    FiniteLossHook StopHook""".split()
+    FiniteLossHook StopHook ProgressBarHook""".split()
 )
 _SHOWN = 5
 _ABSENT = "nothing"

@@ -147,8 +147,9 @@ def _start(folder: Path, slow: bool) -> Any:
 def _live(folder: Path, slow: bool) -> None:
     """One process of a training: an epoch with all that makes going on hard, saved every few iterations."""
     log = os.open(folder / "soak.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, sys.stdout.fileno() if sys.stdout.fileno() >= 0 else 1)
+    os.dup2(log, 1)
     os.dup2(log, 2)
+    sys.stdout = sys.stderr = os.fdopen(log, "a", buffering=1)
     torch.set_num_threads(1)
     if slow:
         saving.whole_file = _slow_file
