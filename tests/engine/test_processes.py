@@ -95,7 +95,8 @@ def test_processes_that_can_not_share_the_batch_equally_are_refused(config, two,
 
 def test_a_signal_to_one_process_stops_all_after_the_same_iteration(config, two, tmp_path):
     hook = dict(type="SignalHook", numbers=[int(signal.SIGTERM)], iteration=MIDDLE, rank=1)
-    options = options_for(2, custom_hooks=[hook], **{"default_hooks.checkpoint": dict(interval=1000, save_best=None)})
+    rarely = {"default_hooks.checkpoint.interval": 1000, "default_hooks.checkpoint.save_best": None}
+    options = options_for(2, custom_hooks=[hook], **rarely)
 
     ended = together(2, train, config, work_dir=tmp_path, options=options, deterministic=True)
 
