@@ -3,10 +3,11 @@
 Example, two minutes on two CPU cores:
   visionsparse train biformer/biformer_nano_digits
 
-One process a GPU, on one machine or more:
-  torchrun --nproc-per-node 8 -m visionsparse.tools.train CONFIG
+One process a GPU, on one machine or more; if one dies, all start again at the last checkpoint:
+  torchrun --nproc-per-node 8 --max-restarts 3 -m visionsparse.tools.train CONFIG --resume
 
-Ctrl-C loses at most the work since the last checkpoint; the same command with --resume goes on to the same numbers.
+Ctrl-C and SIGTERM finish the iteration, save a checkpoint and stop (a second one leaves at once); the same command with
+--resume goes on to the same numbers, also after kill -9. docs/reliability.md says what to rely on.
 """
 
 from __future__ import annotations

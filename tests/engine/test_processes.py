@@ -107,7 +107,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_iteration(config, two,
 
 
 def test_a_killed_process_is_started_again_by_torchrun_and_the_run_goes_on(tmp_path, images):
-    """The command of docs/scale.md: with --resume it starts, and starts again, by itself."""
+    """The command of docs/reliability.md: with --resume it starts, and starts again, by itself."""
     work = tmp_path / "work"
     words = "-m torch.distributed.run --standalone --nproc-per-node 2 --max-restarts 1 -m visionsparse.tools.train"
     options = {

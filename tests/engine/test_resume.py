@@ -98,7 +98,7 @@ def test_a_step_within_an_accumulation_keeps_its_gradients(straight):
 
 
 def training_file(path: Path) -> Path:
-    torch.save({"meta": {"seed": 1}, "state_dict": {}, "optimizer": {}, "message_hub": {}}, path)
+    torch.save({"meta": {"seed": 1, "epoch": 1, "iter": 8}, "state_dict": {}, "optimizer": {}, "message_hub": {}}, path)
     return path
 
 
@@ -162,6 +162,17 @@ def test_the_number_of_workers_changes_no_bit(config, trained, tmp_path, num_wor
     train(config, work_dir=tmp_path, options={"train_dataloader.num_workers": num_workers}, deterministic=True)
 
     assert_same(read_checkpoint(tmp_path / "epoch_3.pth"), read_checkpoint(trained / "epoch_3.pth"))
+
+
+@pytest.mark.parametrize("key", ["state_dict", "optimizer", "message_hub", "meta.iter"])
+def test_a_checkpoint_that_lacks_something_is_refused_with_the_way_to_use_it(tmp_path, key):
+    checkpoint = read_checkpoint(training_file(tmp_path / "epoch_1.pth"))
+    part, _, name = key.partition(".")
+    del (checkpoint[part] if name else checkpoint)[name or part]
+    torch.save(checkpoint, tmp_path / "epoch_1.pth")
+
+    with pytest.raises(CheckpointError, match=f"no '{key}' in it, .*--load-from"):
+        find_checkpoint(tmp_path, tmp_path / "epoch_1.pth")
 
 
 def test_another_seed_than_the_checkpoints_is_refused(config, trained, tmp_path):

@@ -16,7 +16,9 @@ from visionsparse.files import write_text
 from visionsparse.registry import HOOKS
 
 POINTER = "last_checkpoint"
-VALIDATED_KEY = "validated_epoch"  # in the message hub: the epoch whose validation is done
+# in the message hub: the epoch whose validation is done, the file that was written last
+VALIDATED_KEY = "validated_epoch"
+LAST_KEY = "last_ckpt"
 
 
 @HOOKS.register_module()
@@ -58,7 +60,7 @@ class CheckpointHook(_CheckpointHook):
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict[str, Any]) -> None:
         name = self.filename_tmpl.format(step)
         self.last_ckpt = str(Path(self.out_dir) / name)
-        runner.message_hub.update_info("last_ckpt", name)
+        runner.message_hub.update_info(LAST_KEY, name)
         outdated: list[int] = []
         if self.max_keep_ckpts > 0:
             steps = [*(kept for kept in self.keep_ckpt_ids if kept != step), step]

@@ -62,8 +62,12 @@ def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
         CheckpointError: does not open, or lacks something.
     """
     checkpoint = read_checkpoint(path)
-    for key in ("meta", "state_dict", "optimizer", "message_hub"):
-        if not isinstance(checkpoint.get(key), dict):
+    meta = checkpoint.get("meta")
+    wanted = {key: (checkpoint.get(key), dict) for key in ("meta", "state_dict", "optimizer", "message_hub")}
+    if isinstance(meta, dict):
+        wanted.update({f"meta.{key}": (meta.get(key), int) for key in ("epoch", "iter")})
+    for key, (value, kind) in wanted.items():
+        if not isinstance(value, kind):
             raise CheckpointError(
                 f"{path}: no {key!r} in it, so training can't go on from it. Start from its weights: --load-from {path}"
             )

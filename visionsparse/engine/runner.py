@@ -23,7 +23,7 @@ from visionsparse.engine.recipe import check_same_recipe, recipe
 from visionsparse.engine.resume import Resumable, find_checkpoint
 from visionsparse.engine.stopping import noting_signals
 from visionsparse.errors import ConfigError, UserError
-from visionsparse.files import no_room, sweep, write_text
+from visionsparse.files import free_space, no_room, sweep, write_text
 
 _TRAIN_KEYS = ("train_dataloader", "train_cfg", "optim_wrapper")
 _VAL_KEYS = ("val_dataloader", "val_cfg", "val_evaluator")
@@ -225,10 +225,10 @@ def _keep_what_decides(cfg: Config, settings: dict[str, Any], found: Resumable) 
     """Refuses to resume under another recipe, and keeps the global batch on another number of processes."""
     if found.path is None:
         return
-    if "recipe" in found.meta:
+    if isinstance(found.meta.get("recipe"), dict):
         check_same_recipe(found.path, found.meta["recipe"], settings)
     global_batch_size, processes = found.meta.get("global_batch_size"), get_world_size()
-    if global_batch_size is None:
+    if not isinstance(global_batch_size, int):
         return
     if global_batch_size % processes:
         raise ConfigError(
@@ -276,4 +276,5 @@ def _write_json(result: dict[str, Any], path: Path) -> None:
     try:
         write_text(path, json.dumps(result) + "\n")
     except OSError as error:
-        raise ConfigError(f"--out {path}: can't be written: {error.strerror}. Choose another file.") from error
+        message = f"--out {path}: can't be written: {error.strerror}.{free_space(path.parent)} Choose another file."
+        raise ConfigError(message) from error

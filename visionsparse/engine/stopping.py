@@ -22,7 +22,7 @@ import torch.distributed as dist
 from mmengine.dist import barrier, is_main_process
 from mmengine.hooks import EMAHook, Hook
 
-from visionsparse.engine.checkpoint_hook import POINTER, point_to
+from visionsparse.engine.checkpoint_hook import LAST_KEY, POINTER, point_to
 from visionsparse.registry import HOOKS
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -140,12 +140,14 @@ class StopHook(Hook):
 
     def _save(self, runner: Any, number: int, iteration: int) -> None:
         name = f"iter_{iteration}.pth"
-        runner.message_hub.update_info(_FILE_KEY, name)
-        runner.save_checkpoint(runner.work_dir, name, meta={"epoch": runner.epoch, "iter": iteration}, by_epoch=False)
-        if is_main_process():
-            point_to(name, runner.work_dir)
-            signal_name = signal.Signals(number).name
-            runner.logger.info(f"{signal_name}: saved {Path(runner.work_dir) / name}; --resume goes on from it")
+        if runner.message_hub.runtime_info.get(LAST_KEY) != name:  # else CheckpointHook has just written it
+            runner.message_hub.update_info(_FILE_KEY, name)
+            meta = {"epoch": runner.epoch, "iter": iteration}
+            runner.save_checkpoint(runner.work_dir, name, meta=meta, by_epoch=False)
+            if is_main_process():
+                point_to(name, runner.work_dir)
+        signal_name = signal.Signals(number).name
+        runner.logger.info(f"{signal_name}: saved {Path(runner.work_dir) / name}; --resume goes on from it")
 
 
 def _agreed(number: int, runner: Any) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from visionsparse.errors import InputError
+from visionsparse.files import no_room, whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,10 +49,11 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     path = Path(path)
     check_format(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        with whole_file(path) as file:
+            figure.savefig(file, format=path.suffix[1:].lower())
     except OSError as error:
-        raise InputError(f"{path}: can't be written: {error.strerror or error}. Name another place.") from error
+        message = no_room(error) or f"{path}: can't be written: {error.strerror or error}. Name another place."
+        raise InputError(message) from error
     return path
 
 
