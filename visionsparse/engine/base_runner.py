@@ -191,6 +191,7 @@ class Runner(_Runner):
                 "seed": self.seed,
                 "recipe": self.recipe,
                 "num_samples": len(dataset),
+                "iterations_per_epoch": len(self.train_dataloader),
                 "global_batch_size": (self.train_dataloader.batch_size or 1) * self.world_size,
                 "time": time.strftime("%Y-%m-%d %H:%M:%S"),
                 "visionsparse_version": __version__,
@@ -218,15 +219,8 @@ class Runner(_Runner):
             ConfigError: the data has other classes or another number of samples.
         """
         checkpoint = self.resumable.pop(filename, None) or read_training_checkpoint(filename)
+        self._check_same_data(filename, checkpoint["meta"])
         dataset = self.train_dataloader.dataset
-        if checkpoint["meta"].get("classes") != to_plain(getattr(dataset, "classes", None)):
-            raise ConfigError(f"{filename}: was trained on other classes than those of the data. Use --load-from.")
-        num_samples = checkpoint["meta"].get("num_samples", len(dataset))
-        if num_samples != len(dataset):
-            raise ConfigError(
-                f"{filename}: was trained on {num_samples} samples, the data has {len(dataset)}. Restore the data to "
-                f"go on, or start anew from its weights: --load-from {filename}"
-            )
         checkpoint["meta"]["dataset_meta"] = getattr(dataset, "metainfo", None)  # mmengine compares them, as pickles
         checkpoint["message_hub"] = restore_message_hub(checkpoint["message_hub"])
         try:
@@ -240,6 +234,23 @@ class Runner(_Runner):
             parameters[name].grad = gradient.to(parameters[name])
         self._has_loaded = True
         return checkpoint
+
+    def _check_same_data(self, filename: str, meta: dict[str, Any]) -> None:
+        """Refuses data of other classes or another size than those of the checkpoint with this `meta`."""
+        loader, again = self.train_dataloader, f"or start anew from its weights: --load-from {filename}"
+        if meta.get("classes") != to_plain(getattr(loader.dataset, "classes", None)):
+            raise ConfigError(f"{filename}: was trained on other classes than the data has. Restore the data, {again}")
+        num_samples, here = meta.get("num_samples"), len(loader.dataset)
+        if num_samples not in (None, here):
+            raise ConfigError(
+                f"{filename}: was trained on {num_samples} samples, the data has {here}. Restore the data, {again}"
+            )
+        iterations, here = meta.get("iterations_per_epoch"), len(loader)
+        if iterations not in (None, here):
+            raise ConfigError(
+                f"{filename}: had {iterations} iterations an epoch, here are {here}: in {self.world_size} processes "
+                f"drop_last leaves out another number of samples. Start as many as it had, {again}"
+            )
 
     def _pending_gradients(self) -> dict[str, Tensor]:
         """Gradients that await their optimiser step: without them a run that accumulates resumes to other numbers."""
