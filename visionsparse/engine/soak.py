@@ -30,7 +30,8 @@ from visionsparse.errors import CheckpointError
 from visionsparse.files import TEMPORARY_SUFFIX, whole_file
 
 CONFIG = "biformer/biformer_nano_digits"
-LAST_SECONDS = 2.0  # a life is killed within this time, if not inside a save
+# A life makes up to so many checkpoints, lives up to a second longer or until it is in the midst of the next one.
+MOST_SAVES, LAST_SECONDS, SAVE_SECONDS = 3, 1.0, 0.1
 SHARE_INSIDE = 0.5  # of the kills that wait for a save; some of these come too late
 _PIECE, _PAUSE = 32 * 1024, 0.01  # the slowed writer: bytes, seconds
 
@@ -105,8 +106,7 @@ def _run_killing(folder: Path, kills: int, moments: random.Random, tally: Tally,
         tally.kills += 1
         tally.inside_a_save += bool(_temporary(folder))
         whole, torn = _checkpoints(folder)
-        pointer = folder / POINTER
-        is_pointer_wrong = pointer.is_file() and not (folder / pointer.read_text()).is_file()
+        is_pointer_wrong = _pointer(folder) is not None and not (folder / str(_pointer(folder))).is_file()
         tally.torn += torn
         tally.lost += whole < newest or is_pointer_wrong
         newest = whole
@@ -116,11 +116,20 @@ def _run_killing(folder: Path, kills: int, moments: random.Random, tally: Tally,
 
 def _kill(life: Any, folder: Path, moments: random.Random) -> bool:
     """Kills a life at a random moment; False if it came to its end before."""
-    until = time.monotonic() + moments.uniform(0, LAST_SECONDS)
+    saves, pointers = moments.randrange(MOST_SAVES + 1), {_pointer(folder)}
+
+    def has_saved_enough() -> bool:
+        pointers.add(_pointer(folder))
+        return len(pointers) > saves
+
+    if not _wait(life, has_saved_enough):
+        return False
+    seconds = moments.uniform(0, LAST_SECONDS)
     if moments.random() < SHARE_INSIDE:
         if not _wait(life, lambda: bool(_temporary(folder))):
             return False
-        until = time.monotonic() + moments.uniform(0, 0.1)
+        seconds = moments.uniform(0, SAVE_SECONDS)
+    until = time.monotonic() + seconds
     if not _wait(life, lambda: time.monotonic() >= until):
         return False
     life.kill()
@@ -189,6 +198,11 @@ class _Slow:
 
 def _temporary(folder: Path) -> set[str]:
     return {path.name for path in folder.glob(f".*{TEMPORARY_SUFFIX}")}
+
+
+def _pointer(folder: Path) -> str | None:
+    path = folder / POINTER
+    return path.read_text() if path.is_file() else None
 
 
 def _checkpoints(folder: Path) -> tuple[int, int]:
