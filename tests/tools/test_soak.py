@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from visionsparse.cli import run
@@ -42,3 +45,11 @@ def test_mistakes_are_one_line(words, message, capsys, tmp_path, monkeypatch):
 
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_committed_log_is_of_fifty_kills_and_clean():
+    log = (Path(__file__).parents[2] / "benchmarks/results/soak_kill.txt").read_text()
+
+    assert "command: visionsparse soak kill --kills 50" in log
+    assert len(re.findall(r"^kill \d+: inside a save", log, re.MULTILINE)) >= 10
+    assert log.splitlines()[-1].startswith("soak kill: ok: 50 kills (")
