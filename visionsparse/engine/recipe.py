@@ -27,13 +27,14 @@ _FREE = (
     "train_dataloader.pin_memory",
     "train_dataloader.timeout",
     "train_dataloader.dataset.data_root",
+    "train_dataloader.dataset.corrupt",  # a run that a broken image has stopped may go on without it
     "train_cfg.max_*",
     "train_cfg.val_*",
     "train_cfg.dynamic_intervals",
 )
 _HOOKS_THAT_WATCH = frozenset(
     """CheckpointHook LoggerHook IterTimerHook RuntimeInfoHook EmptyCacheHook ProfilerHook NaiveVisualizationHook
-    FiniteLossHook StopHook ProgressBarHook""".split()
+    FiniteLossHook StopHook ProgressBarHook SkippedImagesHook""".split()
 )
 _SHOWN = 5
 _ABSENT = "nothing"

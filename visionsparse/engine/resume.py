@@ -62,21 +62,20 @@ def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
         CheckpointError: does not open, or lacks something.
     """
     checkpoint = read_checkpoint(path)
-    meta = checkpoint.get("meta")
+    meta = checkpoint["meta"] if isinstance(checkpoint.get("meta"), dict) else {}
+    if "mmengine_version" in meta and "visionsparse_version" not in meta:
+        raise CheckpointError(
+            f"{path}: was saved by mmengine alone: only its weights can be read. Start from them: --load-from {path}"
+        )
     wanted = {key: (checkpoint.get(key), dict) for key in ("meta", "state_dict", "optimizer", "message_hub")}
-    if isinstance(meta, dict):
-        wanted.update({f"meta.{key}": (meta.get(key), int) for key in ("epoch", "iter")})
+    wanted.update({f"meta.{key}": (meta.get(key), int) for key in ("epoch", "iter")})
     for key, (value, kind) in wanted.items():
         if not isinstance(value, kind):
             raise CheckpointError(
                 f"{path}: no {key!r} in it, so training can't go on from it. Start from its weights: --load-from {path}"
             )
-    if "mmengine_version" in checkpoint["meta"] and "visionsparse_version" not in checkpoint["meta"]:
-        raise CheckpointError(
-            f"{path}: was saved by mmengine alone: only its weights can be read. Start from them: --load-from {path}"
-        )
     # mmengine runs the text under this key as Python; a file of ours has none
-    checkpoint["meta"].pop("config", None)
+    meta.pop("config", None)
     return checkpoint
 
 
