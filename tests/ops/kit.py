@@ -5,6 +5,7 @@ An op plugs into test_every_op.py with a `Plug`: a function that draws inputs an
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -54,6 +55,7 @@ class Plug(NamedTuple):
     strategy: st.SearchStrategy[OpInputs]  # random small shapes
     variants: dict[str, dict[str, Any]]  # small inputs that take every path of the op, by name
     large: dict[str, Any]  # inputs of several chunks, worth two threads
+    composed: tuple[str, ...] = ()  # variants that "torch" makes of torch's own ops, without a custom one
 
 
 def assert_all_close(got: Results, expected: Results, tolerance: float) -> None:
@@ -63,19 +65,36 @@ def assert_all_close(got: Results, expected: Results, tolerance: float) -> None:
         )
 
 
-def assert_as_exact_as_reference(case: OpInputs, backend: str, **changed: Any) -> None:
+def assert_as_exact_as_reference(
+    case: OpInputs, backend: str, computes_in: torch.dtype | None = None, **changed: Any
+) -> None:
     """Against a float64 run on the same inputs, `backend` is off by no more than a small multiple of what `reference`
-    is off by in the dtype of the inputs, or of the rounding of the type that is computed in."""
+    is off by in the dtype of the inputs, or of the rounding of the type that is computed in (float32 at least, unless
+    said otherwise)."""
     dtype = case.tensors["q"].dtype
     exact = case.to(torch.float64).run("reference", rounded_to=dtype, **changed)
     reference, got = case.run("reference", **changed), case.run(backend, **changed)
-    rounding = torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+    rounding = torch.finfo(computes_in or torch.promote_types(dtype, torch.float32)).eps
+    # Terms of one gradient may be as large as another gradient, and cancel.
+    largest = max([1.0, *(float(x.abs().max()) for x in exact.values() if x.numel())])
     for name, value in exact.items():
         assert got[name].dtype == case.tensors.get(name.removeprefix("grad of "), case.tensors["q"]).dtype, name
         if value.numel():
             error, of_reference = (float((x[name].double() - value).abs().max()) for x in (got, reference))
-            allowed = 4 * of_reference + 16 * rounding * max(1.0, float(value.abs().max()))
+            allowed = 4 * of_reference + 16 * rounding * largest
             assert error <= allowed, f"{name}: {backend} is off by {error:.3g}, reference by {of_reference:.3g}"
+
+
+def spread_over_2_31(x: torch.Tensor) -> torch.Tensor:
+    """`x` with its tokens so far apart that the last lies 2 ** 31 elements behind the first: 8 GiB of address space of
+    which only the pages written to become memory."""
+    stride = -(-(2**31) // max(1, x.shape[2] - 1))
+    strides = [*x.stride()]
+    strides[2] = stride
+    room = stride * (x.shape[2] - 1) + x.numel()
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE, which Python 3.13 was the first to name
+    storage = torch.frombuffer(mmap.mmap(-1, room * x.element_size(), flags=flags), dtype=x.dtype)
+    return storage.as_strided(x.shape, strides).copy_(x)
 
 
 class _Record(TorchDispatchMode):

@@ -74,6 +74,11 @@ ROUTED = Plug(
     variants={
         "plain": dict(size=(3, 4), region_size=(2, 2)),
         "weighted": dict(size=(3, 4), region_size=(2, 2), weighted=True),
+        "fused": dict(size=(3, 4), region_size=(2, 2), value_channels=4),
+        "fused and weighted": dict(size=(3, 4), region_size=(2, 2), value_channels=4, weighted=True),
+        "each head its routes": dict(size=(3, 4), region_size=(2, 2), value_channels=4, shared_routes=False),
+        "masked": dict(size=(4, 3), region_size=(2, 1), value_channels=4),
     },
-    large=dict(size=(20, 20), region_size=(2, 2), channels=16, topk=16),
+    composed=("masked",),
+    large=dict(size=(20, 20), region_size=(2, 2), channels=16, value_channels=16, topk=16),
 )

@@ -40,6 +40,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (dict(block_size=(4.0, 3)), "block_size is (4.0, 3): give whole numbers of queries and keys of at least 1."),
     (dict(scale=-1.0), "scale is -1.0: give a finite number of at least 0, or None for D ** -0.5."),
     (dict(scale=float("nan")), "scale is nan: give a finite number of at least 0"),
+    (dict(scale=float("inf")), "scale is inf: give a finite number of at least 0"),
     (
         dict(block_mask=[[True]]),
         "block_mask is a list: give a bool tensor, ops.BlockLists or a BlockMask.",

@@ -23,11 +23,12 @@ from tests.ops.kit import (
     assert_all_close,
     assert_as_exact_as_reference,
     recorded_custom_ops,
+    spread_over_2_31,
     threads,
 )
 from tests.ops.routed_inputs import ROUTED
 from visionsparse import ops
-from visionsparse.ops import tiled_attention
+from visionsparse.ops import tile_chunks
 
 OPS = {"routed_attention": ROUTED, "block_sparse_attention": BLOCK_SPARSE}
 MAKERS = {
@@ -39,6 +40,12 @@ MAKERS = {
 every_op = pytest.mark.parametrize("op", OPS)
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 every_variant = pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))
+CUSTOM = {
+    f"{op}, {variant}": MAKERS[f"{op}, {variant}"]
+    for op, plug in OPS.items()
+    for variant in plug.variants
+    if variant not in plug.composed
+}
 
 Make = Callable[..., OpInputs]
 
@@ -56,7 +63,7 @@ def check_parity(op: str, examples: int, **how: Any) -> None:
         scale=st.none() | st.floats(0, 2),
     )
     def agree(case: OpInputs, chunk_bytes: int, scale: float | None) -> None:
-        with mock.patch.dict(tiled_attention._CHUNK_BYTES, cpu=chunk_bytes):
+        with mock.patch.object(tile_chunks, "CHUNK_BYTES", chunk_bytes):
             assert_as_exact_as_reference(case, "torch", scale=scale)
 
     agree()
@@ -117,6 +124,7 @@ STRIDED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "heads beside channels": lambda x: x.movedim(1, -2).contiguous().movedim(-2, 1),
     "part of a wider tensor": lambda x: torch.cat([x, x], dim=-1)[..., : x.shape[-1]],
     "every second token": lambda x: x.repeat_interleave(2, dim=2)[:, :, ::2],
+    "2 ** 31 elements apart": spread_over_2_31,
 }
 
 
@@ -147,6 +155,18 @@ def test_under_autocast_mixed_types_become_its_dtype(make: Make, backend: str) -
             got = rounded.call(k=case.tensors["k"])
     assert got.dtype == torch.bfloat16
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+@every_backend
+@every_variant
+def test_under_autocast_gradients_come_back_in_the_types_of_the_inputs(make: Make, backend: str) -> None:
+    case = make()
+    expected = case.to(torch.bfloat16, names="qkv").run(backend)
+    op = torch.autocast("cpu", dtype=torch.bfloat16)(case.op)  # the forward pass alone, as torch advises
+    got = case._replace(op=op).run(backend)
+    for name, value in got.items():
+        assert value.dtype == (torch.bfloat16 if name == "out" else torch.float32), name
+        torch.testing.assert_close(value, expected[name].to(value.dtype), rtol=0, atol=0, msg=name)
 
 
 @every_op
@@ -180,12 +200,12 @@ def test_inputs_that_need_no_gradient_get_none(op: str, backend: str) -> None:
 @every_op
 def test_two_runs_on_two_threads_are_equal_to_the_bit(op: str) -> None:
     case = OPS[op].make(**OPS[op].large)
-    with threads(2), mock.patch.dict(tiled_attention._CHUNK_BYTES, cpu=1 << 18):
+    with threads(2), mock.patch.object(tile_chunks, "CHUNK_BYTES", 1 << 18):
         assert_all_close(case.run("torch"), case.run("torch"), 0)
 
 
 @pytest.mark.newest_torch
-@every_variant
+@pytest.mark.parametrize("make", CUSTOM.values(), ids=list(CUSTOM))
 def test_the_custom_ops_pass_opcheck(make: Make) -> None:
     with recorded_custom_ops() as calls:
         make().run("torch")

@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
+from visionsparse.ops.tile_attention import Fused, Products
 from visionsparse.ops.tiled_attention import tiled_attention
 
 
-def make(weighted: bool = False, uneven: bool = False) -> tuple[Any, ...]:
+def make(weighted: bool = False, uneven: bool = False, value_channels: int = 3) -> tuple[Any, ...]:
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -23,7 +24,8 @@ def make(weighted: bool = False, uneven: bool = False) -> tuple[Any, ...]:
 
     rows = torch.tensor([[0, 4], [2, 2], [3, 1]], dtype=torch.int32)
     counts, live = torch.tensor([1, 0, 2]), torch.tensor([[True, True]] * 3 + [[True, False]] * 2)
-    inputs = draw(3, 4, 8), draw(5, 2, 8), draw(5, 2, 3), rows, draw(3, 2) if weighted else None, 0.3
+    tiles = draw(3, 4, 2, 8), draw(5, 2, 2, 8), draw(5, 2, 2, value_channels)
+    inputs = *tiles, rows, draw(3, 2) if weighted else None, 0.3
     return (*inputs, counts, live) if uneven else inputs
 
 
@@ -40,16 +42,19 @@ def test_a_row_out_of_range_is_an_index_error() -> None:
         tiled_attention(q, k, v, rows + 1, weights, scale)
 
 
-kinds = pytest.mark.parametrize("kind", [{}, dict(weighted=True), dict(uneven=True)], ids=str)
+kinds = pytest.mark.parametrize(
+    "kind", [{}, dict(weighted=True), dict(uneven=True), dict(value_channels=8, uneven=True)], ids=str
+)
 
 
 @kinds
-def test_nothing_but_the_inputs_is_kept_for_the_backward_pass(kind: dict[str, bool]) -> None:
+def test_nothing_but_inputs_output_and_its_log_sum_exp_is_kept_for_the_backward_pass(kind: dict[str, bool]) -> None:
     inputs = make(**kind)
     kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.data_ptr()), lambda x: x):
-        tiled_attention(*inputs)
-    assert set(kept) <= {x.data_ptr() for x in inputs if isinstance(x, torch.Tensor)}
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        out = tiled_attention(*inputs)
+    given = {x.data_ptr() for x in (*inputs, out) if isinstance(x, torch.Tensor)}
+    assert [x.shape for x in kept if x.data_ptr() not in given] == [out.shape[:3]]
 
 
 @kinds
@@ -61,14 +66,28 @@ def test_activation_checkpointing_gives_the_same_gradients(kind: dict[str, bool]
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
-def test_tiles_that_read_alike_are_computed_together_wherever_they_lie() -> None:
+@pytest.mark.parametrize("value_channels", [3, 8], ids=["products", "fused"])
+def test_tiles_that_read_alike_are_computed_together_wherever_they_lie(value_channels: int) -> None:
     q, k, v, rows, _, scale, counts, live = (
-        x.detach() if isinstance(x, torch.Tensor) else x for x in make(uneven=True)
+        x.detach() if isinstance(x, torch.Tensor) else x for x in make(uneven=True, value_channels=value_channels)
     )
     got = tiled_attention(q, k, v, rows, None, scale, counts, live)
-    assert torch.equal(got[1], torch.zeros(4, 3))
+    assert not got[1].any()
     for tile in (0, 2):
         listed = rows[tile, : counts[tile]].long()
-        keys, values, mask = (x[listed].flatten(0, 1) for x in (k, v, live))
-        expected = F.scaled_dot_product_attention(q[tile], keys, values, attn_mask=mask[None], scale=scale)
-        torch.testing.assert_close(got[tile], expected)
+        keys, values = (x[listed].flatten(0, 1).movedim(1, 0) for x in (k, v))
+        mask = live[listed].flatten()[None, None]
+        expected = F.scaled_dot_product_attention(q[tile].movedim(1, 0), keys, values, attn_mask=mask, scale=scale)
+        torch.testing.assert_close(got[tile].movedim(1, 0), expected)
+
+
+def test_the_two_ways_to_attend_inside_a_chunk_agree() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, keys, values, grad_out = (
+        torch.randn(3, n, 2, 8, generator=generator, dtype=torch.float64) for n in (4, 70, 70, 4)
+    )
+    live = torch.rand(3, 70, generator=generator) < 0.5
+    fused, products = (way.forward(q, keys, values, live, 0.3) for way in (Fused, Products))
+    torch.testing.assert_close(fused, products)
+    grads = [way.backward(grad_out, q, keys, values, *products, live, 0.3) for way in (Fused, Products)]
+    torch.testing.assert_close(*grads)

@@ -21,7 +21,7 @@ from visionsparse.ops.block_lists import BlockLists, as_lists, as_mask, check_li
 from visionsparse.ops.dispatch import backend, dispatch
 from visionsparse.ops.inputs import autocast, check_qkv, check_scale, dtype_name, without_autocast
 from visionsparse.ops.tiled_attention import tiled_attention
-from visionsparse.ops.triton import why_not_attention
+from visionsparse.ops.triton import why_not_attention, why_not_counts
 from visionsparse.ops.work import Work, work
 
 if TYPE_CHECKING:
@@ -133,9 +133,9 @@ def _torch(
     lists = as_lists(block_mask)
     first = torch.arange(batch * heads, dtype=torch.int32, device=q.device).mul_(key_blocks).view(batch, heads, 1, 1)
     out = tiled_attention(
-        tiles_q.flatten(0, 2),
-        tiles_k.flatten(0, 2),
-        tiles_v.flatten(0, 2),
+        _one_head(tiles_q),
+        _one_head(tiles_k),
+        _one_head(tiles_v),
         (first + lists.indices).reshape(batch * heads * query_blocks, lists.indices.shape[-1]),
         None,
         scale,
@@ -145,8 +145,8 @@ def _torch(
     return out.view(batch, heads, query_blocks * block_size[0], v.shape[-1])[:, :, :num_queries]
 
 
-def _why_not_triton(q: Tensor, v: Tensor, **_: object) -> str | None:
-    return why_not_attention(q, v)
+def _why_not_triton(q: Tensor, k: Tensor, v: Tensor, **_: object) -> str | None:
+    return why_not_attention(q, v) or why_not_counts(queries_of_a_head=q.shape[2], keys_of_a_head=k.shape[2])
 
 
 @backend("block_sparse_attention", "triton", why_not=_why_not_triton)
@@ -184,6 +184,11 @@ def _to_blocks(x: Tensor, size: int) -> Tensor:
     if tokens % size:
         x = F.pad(x, (0, 0, 0, -tokens % size))
     return x.reshape(batch, heads, -(-tokens // size), size, channels)
+
+
+def _one_head(blocks: Tensor) -> Tensor:
+    """(B, H, blocks, size, D) -> (B * H * blocks, size, 1, D): each head has lists of its own."""
+    return blocks.flatten(0, 2)[:, :, None]
 
 
 def _live_keys(k: Tensor, size: int, key_padding_mask: Tensor | None) -> Tensor | None:

@@ -15,15 +15,21 @@ def region_grid(height: int, width: int, region_size: tuple[int, int]) -> tuple[
 
 
 def to_regions(x: torch.Tensor, region_size: tuple[int, int]) -> torch.Tensor:
-    """(B, H, height, width, D) -> (B, H, regions, tokens of a region, D)."""
+    """(B, H, height, width, D) -> (B, H, regions, tokens of a region, D).
+
+    The result lies in memory as (B, regions, tokens, H, D): heads stay side by side, as a linear layer leaves them, so
+    that the copy moves long pieces.
+    """
     batch, heads, height, width, channels = x.shape
     region_height, region_width = region_size
     rows, columns = region_grid(height, width, region_size)
     pad_bottom, pad_right = rows * region_height - height, columns * region_width - width
     if pad_bottom or pad_right:
         x = F.pad(x, (0, 0, 0, pad_right, 0, pad_bottom))
-    x = x.view(batch, heads, rows, region_height, columns, region_width, channels)
-    return x.permute(0, 1, 2, 4, 3, 5, 6).reshape(batch, heads, rows * columns, region_height * region_width, channels)
+    x = x.permute(0, 2, 3, 1, 4)  # before it is cut, so that the gradient is put together in this order, too
+    x = x.reshape(batch, rows, region_height, columns, region_width, heads, channels).transpose(2, 3)
+    x = x.reshape(batch, rows * columns, region_height * region_width, heads, channels)
+    return x.permute(0, 3, 1, 2, 4)
 
 
 def from_regions(x: torch.Tensor, region_size: tuple[int, int], height: int, width: int) -> torch.Tensor:
@@ -32,8 +38,9 @@ def from_regions(x: torch.Tensor, region_size: tuple[int, int], height: int, wid
     The result lies in memory as (B, height, width, H, D), so that joining the heads to channels costs no copy.
     """
     batch, heads, _, _, channels = x.shape
-    region_height, region_width = region_size
     rows, columns = region_grid(height, width, region_size)
-    x = x.view(batch, heads, rows, columns, region_height, region_width, channels).permute(0, 2, 4, 3, 5, 1, 6)
-    x = x.reshape(batch, rows * region_height, columns * region_width, heads, channels)
-    return x[:, :height, :width].permute(0, 3, 1, 2, 4)
+    x = x.permute(0, 2, 3, 1, 4).reshape(batch, rows, columns, *region_size, heads, channels).transpose(2, 3)
+    x = x.reshape(batch, rows * region_size[0], columns * region_size[1], heads, channels)
+    if x.shape[1:3] != (height, width):  # else slicing is a copy in the backward pass
+        x = x[:, :height, :width]
+    return x.permute(0, 3, 1, 2, 4)

@@ -17,9 +17,10 @@ from torch import Tensor
 from visionsparse.errors import InputError
 from visionsparse.ops.dispatch import backend, dispatch
 from visionsparse.ops.inputs import FLOATS, autocast, can_look_at, check_qkv, check_scale, dtype_name, without_autocast
+from visionsparse.ops.masked_routes import masked_routes, pays
 from visionsparse.ops.regions import from_regions, region_grid, to_regions
 from visionsparse.ops.tiled_attention import tiled_attention
-from visionsparse.ops.triton import why_not_attention
+from visionsparse.ops.triton import why_not_attention, why_not_counts
 from visionsparse.ops.work import Work, work
 
 Size = tuple[int, int]
@@ -137,23 +138,25 @@ def _torch(
     scale: float,
     return_attention: bool,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Chunks of query regions whose gathered keys and values stay in the cache: see tiled_attention."""
-    batch, heads, height, width, _ = q.shape
-    regions, topk = routes.shape[2:]
+    """Chunks of query regions whose gathered keys and values stay in the cache, see tiled_attention; on small maps
+    dense attention under a mask, see masked_routes."""
+    if route_weights is None and not return_attention and pays(q, k, v, routes, region_size, kv_region_size):
+        return masked_routes(q, k, v, routes, region_size, kv_region_size, scale)
+    batch, lists, regions, topk = routes.shape
     tiles_q, tiles_k, tiles_v = to_regions(q, region_size), to_regions(k, kv_region_size), to_regions(v, kv_region_size)
-    dtype, weights = torch.promote_types(q.dtype, torch.float32), None
+    dtype = torch.promote_types(q.dtype, torch.float32)
     if route_weights is not None:
-        route_weights = route_weights.to(dtype)  # before it is shared, so that its gradient is summed in float32
-        weights = route_weights.expand(batch, heads, regions, topk).reshape(batch * heads * regions, topk)
+        route_weights = route_weights.to(dtype)
     out = tiled_attention(
-        tiles_q.flatten(0, 2),
-        tiles_k.flatten(0, 2),
-        tiles_v.flatten(0, 2),
-        _rows(routes, batch, heads, tiles_k.shape[2]),
-        weights,
+        _joined(tiles_q, lists),
+        _joined(tiles_k, lists),
+        _joined(tiles_v, lists),
+        _rows(routes, tiles_k.shape[2]),
+        None if route_weights is None else route_weights.reshape(-1, topk),
         scale,
     )
-    out = from_regions(out.view(batch, heads, regions, *out.shape[1:]), region_size, height, width)
+    out = out.view(batch, lists, regions, *out.shape[1:]).movedim(4, 2).flatten(1, 2)  # (B, H, regions, T, Dv)
+    out = from_regions(out, region_size, q.shape[2], q.shape[3])
     if not return_attention:
         return out
     with torch.no_grad():  # to look at, so not worth a chunked form: its result is as large as what it gathers
@@ -161,20 +164,30 @@ def _torch(
         return out, torch.softmax(scale * tiles_q.to(dtype) @ keys.mT, dim=-1).to(q.dtype)
 
 
-def _rows(routes: Tensor, batch: int, heads: int, kv_regions: int) -> Tensor:
-    """(B, H or 1, regions, topk) -> (B * H * regions, topk): numbers in the list of all images' and heads' key regions.
+def _joined(regions: Tensor, lists: int) -> Tensor:
+    """(B, H, regions, T, D) -> (B * lists * regions, T, H / lists, D): heads with one list are gathered together."""
+    return regions.unflatten(1, (lists, regions.shape[1] // lists)).movedim(2, 4).flatten(0, 2)
 
-    int32, because it is kept for the backward pass, and shared routes are repeated for every head here.
+
+def _rows(routes: Tensor, kv_regions: int) -> Tensor:
+    """(B, H or 1, regions, topk) -> (B * (H or 1) * regions, topk): numbers in the list of all key regions.
+
+    int32, because it is kept for the backward pass.
     """
-    first = torch.arange(batch * heads, dtype=torch.int32, device=routes.device).mul_(kv_regions)
-    rows = first.view(batch, heads, 1, 1) + _refusable(routes, kv_regions, batch * heads * kv_regions).to(torch.int32)
-    return rows.reshape(batch * heads * routes.shape[2], routes.shape[3])
+    lists = routes.shape[0] * routes.shape[1]
+    first = torch.arange(lists, dtype=torch.int32, device=routes.device).mul_(kv_regions)
+    routes = _refusable(routes, kv_regions, lists * kv_regions).to(torch.int32)
+    return (first.view(*routes.shape[:2], 1, 1) + routes).flatten(0, 2)
 
 
-def _why_not_triton(q: Tensor, v: Tensor, return_attention: bool, **_: object) -> str | None:
+def _why_not_triton(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, return_attention: bool, **_: object) -> str | None:
     if return_attention:
         return "its kernel never holds the attention that return_attention=True asks for."
-    return why_not_attention(q, v)
+    return why_not_attention(q, v) or why_not_counts(
+        queries_of_a_head=q.shape[2] * q.shape[3],
+        keys_of_a_head=k.shape[2] * k.shape[3],
+        routes_of_a_head=routes.shape[2] * routes.shape[3],
+    )
 
 
 @backend("routed_attention", "triton", why_not=_why_not_triton)

@@ -11,6 +11,7 @@ from torch import Tensor
 from visionsparse.ops import dispatch
 
 MAX_WIDTH = 256
+MAX_COUNT = 2**31 - 1  # rows of a head and places in a list are int32 in the kernels; addresses are as wide as needed
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -23,6 +24,14 @@ def why_not_attention(q: Tensor, v: Tensor) -> str | None:
     for name, width in (("head", q.shape[-1]), ("value", v.shape[-1])):
         if width > MAX_WIDTH:
             return f"its kernels take {name} widths up to {MAX_WIDTH}, not {width}."
+    return None
+
+
+def why_not_counts(**counts: int) -> str | None:
+    """Why the attention kernels can't count so many `tokens of q` (a keyword with _ for each space), or None."""
+    for name, count in counts.items():
+        if count > MAX_COUNT:
+            return f"its kernels count up to {MAX_COUNT} {name.replace('_', ' ')}, not {count}: call it in parts."
     return None
 
 

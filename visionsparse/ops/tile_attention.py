@@ -1,0 +1,92 @@
+"""Attention inside a chunk of tiles, forward and backward, in one of two ways with one contract.
+
+    p = softmax(scale * q K^T),  out = p V,  lse = log-sum-exp of the scores
+    dV = p^T dO,  dP = dO V^T,  dS = p * (dP - rowsum(dO * O)),  dq = scale * dS K,  dK = scale * dS^T q
+
+q, out: (R, Tq, H, channels); keys, values: (R, K, H, channels); live: (R, K) bool, the keys that take part, or None for
+all; lse: (R, Tq, H). Every tile has a live key. float32 or float64.
+
+`Fused` is torch's own fused CPU attention, the one under scaled_dot_product_attention: it computes in pieces that stay
+in the L1 and L2 cache, so that no score is written to memory, however long the lists are. It takes keys and values of
+one width. `Products` is for everything else: other devices and widths.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+
+
+def choose(q: Tensor, v: Tensor) -> type[Fused] | type[Products]:
+    return Fused if q.device.type == "cpu" and q.shape[-1] == v.shape[-1] else Products
+
+
+class Fused:
+    @staticmethod
+    def forward(q: Tensor, keys: Tensor, values: Tensor, live: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+        out, lse = _flash(*_by_head(q, keys, values), 0.0, False, attn_mask=_bias(live, q), scale=scale)
+        return out.transpose(1, 2), lse.transpose(1, 2)
+
+    @staticmethod
+    def backward(
+        grad_out: Tensor,
+        q: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        live: Tensor | None,
+        scale: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        grad_q, grad_keys, grad_values = _flash_backward(
+            *_by_head(grad_out, q, keys, values, out, lse), 0.0, False, attn_mask=_bias(live, q), scale=scale
+        )
+        return grad_q.transpose(1, 2), grad_keys.transpose(1, 2), grad_values.transpose(1, 2)
+
+
+class Products:
+    @staticmethod
+    def forward(q: Tensor, keys: Tensor, values: Tensor, live: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+        q, keys, values = _by_head(q, keys, values)
+        scores = _scores(q, keys, live, scale)
+        lse = scores.logsumexp(-1)
+        out = scores.sub_(lse[..., None]).exp_() @ values
+        return out.transpose(1, 2), lse.transpose(1, 2)
+
+    @staticmethod
+    def backward(
+        grad_out: Tensor,
+        q: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        live: Tensor | None,
+        scale: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        grad_out, q, keys, values, out, lse = _by_head(grad_out, q, keys, values, out, lse)
+        p = _scores(q, keys, live, scale).sub_(lse[..., None]).exp_()
+        grad_p = grad_out @ values.mT
+        grad_scores = grad_p.sub_((grad_out * out).sum(-1, keepdim=True)).mul_(p).mul_(scale)
+        grad_q, grad_keys, grad_values = grad_scores @ keys, grad_scores.mT @ q, p.mT @ grad_out
+        return grad_q.transpose(1, 2), grad_keys.transpose(1, 2), grad_values.transpose(1, 2)
+
+
+def _by_head(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """(R, tokens, H, ...) -> (R, H, tokens, ...); views."""
+    return tuple(x.transpose(1, 2) for x in tensors)
+
+
+def _bias(live: Tensor | None, q: Tensor) -> Tensor | None:
+    """What is added to the scores, (R, 1, 1, K): 0, or -inf where a key takes no part."""
+    if live is None:
+        return None
+    return q.new_zeros(live.shape).masked_fill_(~live, float("-inf"))[:, None, None]
+
+
+def _scores(q: Tensor, keys: Tensor, live: Tensor | None, scale: float) -> Tensor:
+    scores = (q @ keys.mT).mul_(scale)
+    return scores if live is None else scores.masked_fill_(~live[:, None, None], float("-inf"))
