@@ -5,10 +5,11 @@
 
 from visionsparse.engine.checkpoint_hook import CheckpointHook
 from visionsparse.engine.ema import EMAHook
+from visionsparse.engine.evaluation import TestLoop, ValLoop
 from visionsparse.engine.finite_loss import FiniteLossHook
-from visionsparse.engine.loops import EpochBasedTrainLoop, TestLoop, ValLoop
+from visionsparse.engine.loops import EpochBasedTrainLoop
 from visionsparse.engine.optim import AmpOptimWrapper, NoDecayConstructor
-from visionsparse.engine.progress import ProgressLogProcessor
+from visionsparse.engine.progress import ProgressBarHook, ProgressLogProcessor
 from visionsparse.engine.schedule import WarmupCosineLR
 from visionsparse.engine.seeding import StatelessSeedHook
 from visionsparse.engine.skipped_images import SkippedImagesHook
@@ -21,6 +22,7 @@ __all__ = [
     "EpochBasedTrainLoop",
     "FiniteLossHook",
     "NoDecayConstructor",
+    "ProgressBarHook",
     "ProgressLogProcessor",
     "SkippedImagesHook",
     "StatelessSeedHook",

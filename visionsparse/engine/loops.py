@@ -1,13 +1,9 @@
-"""mmengine's loops, with an epoch that can be gone on with in its middle, and fp16 evaluation only where it is fp16."""
+"""An epoch loop that goes on in the middle of an epoch: mmengine's starts the epoch again and overruns."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from mmengine.dist import get_world_size
 from mmengine.runner import EpochBasedTrainLoop as _EpochBasedTrainLoop
-from mmengine.runner import TestLoop as _TestLoop
-from mmengine.runner import ValLoop as _ValLoop
 
 from visionsparse.registry import LOOPS
 
@@ -30,33 +26,3 @@ class EpochBasedTrainLoop(_EpochBasedTrainLoop):
             sampler.start = 0
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
-
-
-@LOOPS.register_module()
-class ValLoop(_ValLoop):
-    """mmengine's loop.
-
-    Args:
-        fp16: compute in float16 by autocast, as many accuracies were published; on a CPU in float32, which is said.
-            mmengine would quietly take bfloat16 there, of a tenth of float16's precision.
-    """
-
-    def __init__(self, runner: Any, dataloader: Any, evaluator: Any, fp16: bool = False) -> None:
-        super().__init__(runner, dataloader, evaluator, _usable_fp16(runner, fp16))
-
-
-@LOOPS.register_module()
-class TestLoop(_TestLoop):
-    """mmengine's loop; `fp16` as in `ValLoop`."""
-
-    __test__ = False  # no test class of pytest
-
-    def __init__(self, runner: Any, dataloader: Any, evaluator: Any, fp16: bool = False) -> None:
-        super().__init__(runner, dataloader, evaluator, _usable_fp16(runner, fp16))
-
-
-def _usable_fp16(runner: Any, fp16: bool) -> bool:
-    if fp16 and runner.device.type == "cpu":
-        runner.logger.info("evaluating in float32: float16, which the config asks for, needs a GPU")
-        return False
-    return fp16
