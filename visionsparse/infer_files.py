@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visionsparse.errors import DataError
 from visionsparse.parts import Parts, digest, weights_digest
 from visionsparse.progress import ProgressBar
 
@@ -84,6 +83,7 @@ def _rows(model: Any, paths: Sequence[str], skip_corrupt: bool) -> dict[str, pa.
     import pyarrow as pa
 
     from visionsparse.apis import best_classes, prepared, stacked
+    from visionsparse.datasets.image import CorruptImage
 
     images: list[Tensor] = []
     errors: list[str | None] = []
@@ -91,7 +91,7 @@ def _rows(model: Any, paths: Sequence[str], skip_corrupt: bool) -> dict[str, pa.
         try:
             images.append(prepared(model, path, index))
             errors.append(None)
-        except DataError as error:
+        except CorruptImage as error:
             if not skip_corrupt:
                 raise
             errors.append(printable(str(error)))

@@ -73,7 +73,7 @@ class TestLoop(_TestLoop):
         parts.wait()
         if get_rank() == 0:
             for rows in parts.read():
-                metric.add({name: rows[name].to_numpy() for name in rows.schema.names})
+                metric.add({name: rows[name].to_numpy(zero_copy_only=False) for name in rows.schema.names})
         metrics = self.evaluator.evaluate(sampler.num_samples)
         self.runner.call_hook("after_test_epoch", metrics=metrics)
         self.runner.call_hook("after_test")
