@@ -1,4 +1,5 @@
 import errno
+import signal
 import subprocess
 import sys
 
@@ -74,12 +75,27 @@ def test_anything_else_stays_a_traceback():
         cli.run(tool, [])
 
 
-def test_ctrl_c_exits_with_130_and_no_traceback(capsys):
-    def tool(argv):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    ("number", "code", "line"),
+    [(signal.SIGINT, 130, "visionsparse: interrupted\n"), (signal.SIGTERM, 143, "visionsparse: terminated\n")],
+)
+def test_ctrl_c_and_sigterm_are_one_line_and_run_what_is_in_finally(number, code, line, capsys):
+    former = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    cleared_up = []
 
-    assert exit_code_of(cli.run, tool, []) == 130
-    assert "Traceback" not in capsys.readouterr().err
+    def tool(argv):
+        try:
+            signal.raise_signal(number)
+        finally:
+            cleared_up.append(True)
+
+    try:
+        assert exit_code_of(cli.run, tool, []) == code
+    finally:
+        signal.signal(signal.SIGINT, former[0])
+    assert capsys.readouterr().err == line
+    assert cleared_up
+    assert signal.getsignal(signal.SIGTERM) == former[1]
 
 
 def test_options_are_read_as_python_literals_or_text():

@@ -1,7 +1,8 @@
 """Evaluate a checkpoint on the test set of a config.
 
 Prints top-1, top-5, calibration error (ECE) and accuracy per class. With --out, writes them and the confusion matrix as
-one JSON object, and the matrix as a picture beside it (results.json, results_confusion.png).
+one JSON object, and the matrix as a picture beside it (results.json, results_confusion.png). Until then, what is
+finished lies in results.json.parts: after Ctrl-C or a crash the same command goes on there, on any number of processes.
 
 Example:
   visionsparse test biformer/biformer_nano_digits work_dirs/biformer_nano_digits/epoch_24.pth --out results.json

@@ -105,8 +105,8 @@ def infer(
     many = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
     results: list[dict[str, Any]] = []
     for batch in _batches(model, many, batch_size):
-        for scores in _scores(model, batch):
-            results.append(_result(model, many[len(results)], scores))
+        for labels, scores in best_classes(model, batch):
+            results.append(answer(model, many[len(results)], labels, scores))
     return results
 
 
@@ -159,24 +159,40 @@ def ready_model(model_or_name: Any, checkpoint: Any, device: Any) -> Any:
 
 def _batches(model: Any, inputs: Sequence[Any], batch_size: int) -> Iterator[Tensor]:
     """uint8 (B, 3, height, width) batches of prepared images; an image is read when its batch is due."""
-    import torch
+    for start in range(0, len(inputs), batch_size):
+        few = enumerate(inputs[start : start + batch_size], start)
+        yield stacked([prepared(model, source, index) for index, source in few])
 
+
+def prepared(model: Any, source: Any, index: int) -> Tensor:
+    """uint8 (3, height, width) of one of `infer`'s inputs, as the model wants it; `index` is for the error message.
+
+    Raises:
+        InputError, DataError: as `infer`.
+    """
     from visionsparse.datasets.transforms import to_tensor
 
-    for start in range(0, len(inputs), batch_size):
-        images = []
-        for index, source in enumerate(inputs[start : start + batch_size], start):
-            image = _read(source, index)
-            for transform in model.pipeline:
-                image = transform(image)
-            images.append(to_tensor(image))
-        sizes = sorted({tuple(image.shape[1:]) for image in images})
-        if len(sizes) > 1:
-            raise InputError(
-                f"images of {sizes[0]} and {sizes[-1]} pixels in one batch: the config's test pipeline fixes no size. "
-                'Add dict(type="Resize", size=...) and dict(type="CenterCrop", size=...) to it.'
-            )
-        yield torch.stack(images)
+    image = _read(source, index)
+    for transform in model.pipeline:
+        image = transform(image)
+    return to_tensor(image)
+
+
+def stacked(images: Sequence[Tensor]) -> Tensor:
+    """A batch of prepared images.
+
+    Raises:
+        InputError: they differ in size.
+    """
+    import torch
+
+    sizes = sorted({tuple(image.shape[1:]) for image in images})
+    if len(sizes) > 1:
+        raise InputError(
+            f"images of {sizes[0]} and {sizes[-1]} pixels in one batch: the config's test pipeline fixes no size. "
+            'Add dict(type="Resize", size=...) and dict(type="CenterCrop", size=...) to it.'
+        )
+    return torch.stack(list(images))
 
 
 def read_input(source: Any) -> Image.Image:
@@ -199,24 +215,32 @@ def _normalised(model: Any, batch: Tensor) -> Tensor:
     return model.data_preprocessor({"inputs": batch})["inputs"]
 
 
-def _scores(model: Any, batch: Tensor) -> list[Tensor]:
-    """Softmax scores (num_classes,) of every image."""
+def best_classes(model: Any, batch: Tensor) -> list[tuple[list[int], list[float]]]:
+    """(labels, softmax scores) of the best classes of every image, the best first.
+
+    Raises:
+        CheckpointError: scores that are not finite.
+    """
     import torch
 
     with torch.no_grad():
         predictions = model(_normalised(model, batch), mode="predict")
-    scores = [prediction["scores"] for prediction in predictions]
-    if not all(bool(torch.isfinite(score).all()) for score in scores):
-        raise CheckpointError("the scores are not finite numbers: the weights are broken. Take another checkpoint.")
-    return scores
+    best = []
+    for prediction in predictions:
+        scores = prediction["scores"]
+        if not bool(torch.isfinite(scores).all()):
+            raise CheckpointError("the scores are not finite numbers: the weights are broken. Take another checkpoint.")
+        values, labels = scores.topk(min(_TOP, len(scores)))
+        best.append((labels.tolist(), values.tolist()))
+    return best
 
 
-def _result(model: Any, source: Any, scores: Tensor) -> dict[str, Any]:
-    values, labels = scores.topk(min(_TOP, len(scores)))
-    best = [[model.class_names[label], value] for label, value in zip(labels.tolist(), values.tolist(), strict=True)]
+def answer(model: Any, source: Any, labels: Sequence[int], scores: Sequence[float]) -> dict[str, Any]:
+    """What `infer` gives for an input with these best classes."""
+    best = [[model.class_names[label], score] for label, score in zip(labels, scores, strict=True)]
     return {
         "path": os.fspath(source) if isinstance(source, str | os.PathLike) else None,
-        "label": int(labels[0]),
+        "label": labels[0],
         "class_name": best[0][0],
         "score": best[0][1],
         "top5": best,

@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -60,7 +62,11 @@ def key_value_pairs(words: Sequence[str]) -> dict[str, Any]:
 
 
 def run(tool: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> NoReturn:
-    """Runs a tool's main; a UserError or a full disk becomes one line on stderr and exit code 2."""
+    """A tool's main. A UserError or a full disk becomes one line on stderr and exit code 2; Ctrl-C 130, SIGTERM 143."""
+    former = signal.getsignal(signal.SIGTERM)
+    # Under torchrun the default stays: it sends SIGTERM to who waits in vain for a dead process, where no handler runs.
+    if "LOCAL_RANK" not in os.environ:
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         tool(argv)
     except UserError as error:
@@ -73,8 +79,18 @@ def run(tool: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
         print(f"visionsparse: {line}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.exit(130)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one may end the clearing up, without a traceback
+        print("visionsparse: interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, former)
     sys.exit(0)
+
+
+def _terminate(number: int, frame: Any) -> NoReturn:
+    """Leaves by way of every `finally`, so that data-loading processes end too."""
+    print("visionsparse: terminated", file=sys.stderr)
+    sys.exit(128 + number)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -97,5 +113,4 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     if name not in tools:
         print(f"visionsparse: {argv[0]!r} is not a tool.{did_you_mean(argv[0], tools)}", file=sys.stderr)
         sys.exit(2)
-    tool = importlib.import_module(f"visionsparse.tools.{tools[name].stem}")
-    run(tool.main, argv[1:])
+    run(lambda words: importlib.import_module(f"visionsparse.tools.{tools[name].stem}").main(words), argv[1:])

@@ -40,7 +40,9 @@ def classifier(found: Path | Variant) -> tuple[Any, list]:
 
     model, pipeline = _of_variant(found) if isinstance(found, Variant) else _of_config(found)
     with DefaultScope.overwrite_default_scope("visionsparse"):
-        return MODELS.build(model), build_pipeline(pipeline)
+        built = MODELS.build(model)
+        built.settings = repr((model, pipeline))  # with the weights, all that its answers depend on
+        return built, build_pipeline(pipeline)
 
 
 def _of_config(path: Path) -> tuple[dict, list]:

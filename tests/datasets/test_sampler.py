@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from visionsparse.datasets import EpochSampler, SampleKey
+from visionsparse.datasets import EpochSampler, FixedBatches, SampleKey
 from visionsparse.errors import ConfigError
 
 
@@ -129,3 +129,22 @@ def test_resuming_in_the_middle_rounds_up_with_the_epochs_first_keys_as_ever(sta
 
     for rank in (0, 1):
         assert share(rank, start) == share(rank, 0)[start // 2 :]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+def test_fixed_batches_are_the_same_on_any_number_of_processes(monkeypatch, processes):
+    sampler = EpochSampler(range(22), shuffle=True)
+    batches = []
+    for rank in range(processes):
+        monkeypatch.setattr("visionsparse.datasets.sampler.get_dist_info", lambda rank=rank: (rank, processes))
+        batches += list(FixedBatches(sampler, batch_size=5))
+
+    assert sorted(batches) == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11, 12, 13, 14], [15, 16, 17, 18, 19], [20, 21]]
+
+
+def test_fixed_batches_can_be_told_which():
+    batches = FixedBatches(EpochSampler(range(22)), batch_size=5)
+    batches.numbers = [4, 1]
+
+    assert len(batches) == 2
+    assert list(batches) == [[20, 21], [5, 6, 7, 8, 9]]

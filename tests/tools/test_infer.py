@@ -1,9 +1,6 @@
 """`visionsparse infer`: what it prints and writes, which files it takes, and how it refuses."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +9,7 @@ from PIL import Image
 
 from visionsparse import apis, cli
 from visionsparse.errors import DataError
+from visionsparse.image_files import find_files
 from visionsparse.tools import infer
 
 CONFIG = """
@@ -69,38 +67,22 @@ def test_a_folder_gives_a_table_json_and_pictures(trained, tmp_path, capsys):
     assert written == ["a/1.png", "a/2.png", "b/1.png", "predictions.png"]
 
 
-@pytest.mark.slow
-def test_two_processes_share_the_images_and_give_the_answers_of_one(trained, tmp_path):
-    images = tmp_path / "images"
-    images.mkdir()
-    for number in range(70):  # three batches
-        Image.fromarray(np.full((8, 8, 3), 3 * number, dtype=np.uint8)).save(images / f"{number:02}.png")
-    for processes in (1, 2):
-        torchrun = [Path(sys.executable).parent / "torchrun", "--nproc-per-node", str(processes)]
-        words = ["-m", "visionsparse.tools.infer", trained / "config.py", images, "--device", "cpu"]
-        flags = ["--checkpoint", trained / "trained.pth", "--json", tmp_path / f"{processes}.json"]
-        done = subprocess.run([*torchrun, *words, *flags], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("69.png") == 1
-    assert (tmp_path / "2.json").read_bytes() == (tmp_path / "1.json").read_bytes()
-
-
 def test_patterns_folders_and_files_are_taken_in_order_and_once(trained):
     images = trained / "images"
 
-    files = infer.find_files([str(images / "b" / "1.png"), str(images / "*" / "1.png"), str(images / "a")])
+    files = find_files([str(images / "b" / "1.png"), str(images / "*" / "1.png"), str(images / "a")])
 
-    assert files == {
+    assert dict(zip(files, files.picture_names(taken=["2"]), strict=True)) == {
         str(images / "b" / "1.png"): "1",
         str(images / "a" / "1.png"): "1-2",
-        str(images / "a" / "2.png"): "2",
+        str(images / "a" / "2.png"): "2-2",
     }
 
 
 def test_a_name_with_pattern_letters_is_still_a_file(tmp_path):
     Image.new("RGB", (1, 1)).save(tmp_path / "a[1].png")
 
-    assert list(infer.find_files([str(tmp_path / "a[1].png")])) == [str(tmp_path / "a[1].png")]
+    assert list(find_files([str(tmp_path / "a[1].png")])) == [str(tmp_path / "a[1].png")]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +95,7 @@ def test_a_name_with_pattern_letters_is_still_a_file(tmp_path):
 )
 def test_a_word_that_means_no_image_is_named(trained, word, message):
     with pytest.raises(DataError) as caught:
-        infer.find_files([str(trained / word)])
+        find_files([str(trained / word)])
     assert message in str(caught.value)
 
 

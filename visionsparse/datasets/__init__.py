@@ -5,6 +5,16 @@ from visionsparse.datasets.digits import Digits
 from visionsparse.datasets.image import read_image, to_rgb
 from visionsparse.datasets.imagenet import ImageNet
 from visionsparse.datasets.randaugment import RandAugment
-from visionsparse.datasets.sampler import EpochSampler, SampleKey
+from visionsparse.datasets.sampler import EpochSampler, FixedBatches, SampleKey
 
-__all__ = ["Digits", "EpochSampler", "ImageNet", "RandAugment", "SampleKey", "read_image", "to_rgb", "transforms"]
+__all__ = [
+    "Digits",
+    "EpochSampler",
+    "FixedBatches",
+    "ImageNet",
+    "RandAugment",
+    "SampleKey",
+    "read_image",
+    "to_rgb",
+    "transforms",
+]

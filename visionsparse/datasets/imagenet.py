@@ -17,6 +17,7 @@ from visionsparse.datasets.sampler import SampleKey
 from visionsparse.datasets.seeding import sample_seed, seeded
 from visionsparse.datasets.transforms import Transform, build_pipeline, to_tensor
 from visionsparse.errors import ConfigError, DataError
+from visionsparse.parts import digest
 from visionsparse.registry import DATASETS
 
 _MOST_CORRUPT_IN_A_ROW = 100
@@ -102,6 +103,10 @@ class ImageNet(Dataset):
         raise DataError(
             f"{self.files.path(index)}: corrupt, as are the {tried - 1} images after it. Was the folder copied whole?"
         )
+
+    def digest(self) -> str:
+        """A hash of which images there are and of what class; the images themselves are not read."""
+        return digest(array.tobytes() for array in (self.files.names, self.files.ends, self.files.labels))
 
     @functools.cached_property
     def class_names(self) -> list[str]:

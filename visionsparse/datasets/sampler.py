@@ -1,13 +1,15 @@
 """The order of an epoch: a function of (seed, epoch), sharded over the processes, resumable in the middle.
 
+Evaluation needs no epochs: `FixedBatches` cuts the data set in its own order.
+
 The sampler yields keys (index, epoch, repeat) instead of bare indices. A data set seeds each sample from its key, so
 workers, persistent ones included, need not be told the epoch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence, Sized
+from typing import Any, NamedTuple
 
 import numpy as np
 from mmengine.dist import get_dist_info, sync_random_seed
@@ -87,3 +89,33 @@ class EpochSampler(Sampler[SampleKey]):
         order = np.random.default_rng((self.seed, self.epoch)).permutation(size) if self.shuffle else np.arange(size)
         place = np.arange(size)
         return order[place // self.repeats], place % self.repeats
+
+
+@DATA_SAMPLERS.register_module()
+class FixedBatches(Sampler[list[int]]):
+    """Batch n is samples n * batch_size and on, in the data set's own order, whoever computes it.
+
+    The same samples in batches of other sizes give other last bits, so a result that does not depend on the number of
+    processes needs batches that don't. Each process takes every world_size-th batch.
+
+    Args:
+        sampler: only its `dataset` is used.
+        batch_size: samples of a batch; the last one has the rest.
+
+    Attributes:
+        numbers: the batches of this process. Set it to compute others.
+    """
+
+    def __init__(self, sampler: Any, batch_size: int) -> None:
+        self.num_samples = len(sampler.dataset)
+        self.batch_size = batch_size
+        rank, world_size = get_dist_info()
+        self.numbers: Sequence[int] = range(rank, -(-self.num_samples // batch_size), world_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for number in self.numbers:
+            start = int(number) * self.batch_size
+            yield list(range(start, min(start + self.batch_size, self.num_samples)))
+
+    def __len__(self) -> int:
+        return len(self.numbers)

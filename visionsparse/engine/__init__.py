@@ -5,10 +5,11 @@
 
 from visionsparse.engine.checkpoint_hook import CheckpointHook
 from visionsparse.engine.ema import EMAHook
+from visionsparse.engine.evaluation import TestLoop, ValLoop
 from visionsparse.engine.finite_loss import FiniteLossHook
-from visionsparse.engine.loops import EpochBasedTrainLoop, TestLoop, ValLoop
+from visionsparse.engine.loops import EpochBasedTrainLoop
 from visionsparse.engine.optim import AmpOptimWrapper, NoDecayConstructor
-from visionsparse.engine.progress import ProgressLogProcessor
+from visionsparse.engine.progress import ProgressBarHook, ProgressLogProcessor
 from visionsparse.engine.scalars import LocalVisBackend
 from visionsparse.engine.schedule import WarmupCosineLR
 from visionsparse.engine.seeding import StatelessSeedHook
@@ -24,6 +25,7 @@ __all__ = [
     "FiniteLossHook",
     "LocalVisBackend",
     "NoDecayConstructor",
+    "ProgressBarHook",
     "ProgressLogProcessor",
     "SkippedImagesHook",
     "StatelessSeedHook",

@@ -8,6 +8,8 @@ import inspect
 import itertools
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from torch.utils.data import DataLoader
 from visionsparse._version import __version__
 from visionsparse.checkpoint import save_checkpoint
 from visionsparse.engine.plain import restore_message_hub, to_plain
+from visionsparse.engine.progress import ProgressBarHook
 from visionsparse.engine.recipe import recipe
 from visionsparse.engine.resume import read_training_checkpoint
 from visionsparse.engine.stopping import StopRequest, shielded
@@ -38,6 +41,8 @@ _RUN_NUMBERS = itertools.count()  # mmengine keeps loggers and message hubs by e
 
 class Runner(_Runner):
     """Trains or tests one config on one device a process."""
+
+    parts_folder: Path | None = None  # where the test loop keeps what is finished
 
     def __init__(self, *, device: torch.device, **kwargs: Any) -> None:
         self.device = device
@@ -93,6 +98,7 @@ class Runner(_Runner):
             "finite_loss": {"type": "FiniteLossHook"},
             "skipped_images": {"type": "SkippedImagesHook"},
             "stop": {"type": "StopHook"},
+            "progress_bar": {"type": "ProgressBarHook"},
         }
         if self.distributed:
             ours["sync_buffers"] = {"type": "SyncBuffersHook"}  # else each process has its own BatchNorm statistics
@@ -153,6 +159,25 @@ class Runner(_Runner):
             loader = getattr(loop, "dataloader", None)
             if isinstance(loader, DataLoader):
                 loader._iterator = None
+
+    def train(self) -> nn.Module:
+        """mmengine's; the terminal is given back whatever happens."""
+        with self._progress_bar_closed():
+            return super().train()
+
+    def test(self) -> dict[str, float]:
+        """mmengine's; the terminal is given back whatever happens."""
+        with self._progress_bar_closed():
+            return super().test()
+
+    @contextmanager
+    def _progress_bar_closed(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            for hook in self.hooks:
+                if isinstance(hook, ProgressBarHook):
+                    hook.close()
 
     def _maybe_compile(self, target: str) -> None:
         """Compiles the net in place, for training and validation; names in checkpoints stay as they are."""

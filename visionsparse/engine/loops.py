@@ -1,13 +1,9 @@
-"""mmengine's loops, with an epoch that can be gone on with in its middle, and fp16 evaluation only where it is fp16."""
+"""An epoch loop that goes on in the middle of an epoch: mmengine's starts the epoch again and overruns."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from mmengine.dist import get_world_size
 from mmengine.runner import EpochBasedTrainLoop as _EpochBasedTrainLoop
-from mmengine.runner import TestLoop as _TestLoop
-from mmengine.runner import ValLoop as _ValLoop
 from torch import nn
 
 from visionsparse.engine.checkpoint_hook import VALIDATED_KEY
@@ -54,33 +50,3 @@ class EpochBasedTrainLoop(_EpochBasedTrainLoop):
         is_done = self.runner.message_hub.runtime_info.get(VALIDATED_KEY) == self._epoch
         if self.runner.val_loop is not None and is_due and not is_done:
             self.runner.val_loop.run()
-
-
-@LOOPS.register_module()
-class ValLoop(_ValLoop):
-    """mmengine's loop.
-
-    Args:
-        fp16: compute in float16 by autocast, as many accuracies were published; on a CPU in float32, which is said.
-            mmengine would quietly take bfloat16 there, of a tenth of float16's precision.
-    """
-
-    def __init__(self, runner: Any, dataloader: Any, evaluator: Any, fp16: bool = False) -> None:
-        super().__init__(runner, dataloader, evaluator, _usable_fp16(runner, fp16))
-
-
-@LOOPS.register_module()
-class TestLoop(_TestLoop):
-    """mmengine's loop; `fp16` as in `ValLoop`."""
-
-    __test__ = False  # no test class of pytest
-
-    def __init__(self, runner: Any, dataloader: Any, evaluator: Any, fp16: bool = False) -> None:
-        super().__init__(runner, dataloader, evaluator, _usable_fp16(runner, fp16))
-
-
-def _usable_fp16(runner: Any, fp16: bool) -> bool:
-    if fp16 and runner.device.type == "cpu":
-        runner.logger.info("evaluating in float32: float16, which the config asks for, needs a GPU")
-        return False
-    return fp16

@@ -1,13 +1,19 @@
-"""One line a logging interval: where training stands, how well, how fast, and how long it will take."""
+"""Where a run stands, how well, how fast, and how long it will take: a line a logging interval, a bar in a terminal."""
 
 from __future__ import annotations
 
 import datetime
+import logging
+import sys
 from typing import Any
 
-from mmengine.dist import get_world_size
+from mmengine.dist import get_rank, get_world_size
+from mmengine.hooks import Hook
 from mmengine.registry import LOG_PROCESSORS
 from mmengine.runner import LogProcessor
+
+from visionsparse.progress import ProgressBar
+from visionsparse.registry import HOOKS
 
 
 @LOG_PROCESSORS.register_module()
@@ -25,7 +31,7 @@ class ProgressLogProcessor(LogProcessor):
         if "lr" in tag:
             words.append(f"lr {tag['lr']:.2e}")
         if tag.get("time"):
-            words.append(f"{(loader.batch_size or 1) * get_world_size() / tag['time']:.0f} images/s")
+            words.append(f"{_images_a_step(loader) / tag['time']:.0f} images/s")
         if "memory" in tag:
             words.append(f"{tag['memory']} MiB")
         if "eta" in runner.message_hub.runtime_info:
@@ -45,3 +51,56 @@ class ProgressLogProcessor(LogProcessor):
             if name not in ("time", "data_time")
         ]
         return tag, "  ".join(words)
+
+
+@HOOKS.register_module()
+class ProgressBarHook(Hook):
+    """A bar over the whole training or test, where process 0 has a terminal. `close` must follow, whatever happens."""
+
+    priority = "VERY_LOW"
+
+    def __init__(self) -> None:
+        self._bar: ProgressBar | None = None
+        self._streams: list[tuple[logging.StreamHandler, Any]] = []
+
+    def before_train(self, runner: Any) -> None:
+        step = _images_a_step(runner.train_dataloader)
+        self._open(runner, runner.max_iters * step, runner.iter * step)
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        done = runner.iter + 1
+        self._update(done * _images_a_step(runner.train_dataloader), f"train {done}/{runner.max_iters}")
+
+    def before_test(self, runner: Any) -> None:
+        self._open(runner, len(runner.test_dataloader) * _images_a_step(runner.test_dataloader))
+
+    def after_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        done, loader = batch_idx + 1, runner.test_dataloader
+        self._update(done * _images_a_step(loader), f"test {done}/{len(loader)}")
+
+    def close(self) -> None:
+        """Removes the bar; lines go where they went before."""
+        if self._bar is None:
+            return
+        self._bar.close()
+        self._bar = None
+        for handler, stream in self._streams:
+            handler.setStream(stream)
+
+    def _open(self, runner: Any, total: int, done: int = 0) -> None:
+        self._bar = ProgressBar(total, "images", done, is_shown=get_rank() == 0)
+        self._bar.__enter__()
+        # the logger has the terminal itself, and would write over the bar
+        handlers = [handler for handler in runner.logger.handlers if type(handler) is logging.StreamHandler]
+        self._streams = [(handler, handler.stream) for handler in handlers if handler.stream is sys.__stdout__]
+        for handler, _ in self._streams:
+            handler.setStream(sys.stdout)
+
+    def _update(self, done: int, description: str) -> None:
+        if self._bar is not None:
+            self._bar.update(done, description)
+
+
+def _images_a_step(loader: Any) -> int:
+    """Over all processes; a loader with a batch sampler has no batch size of its own."""
+    return (loader.batch_size or getattr(loader.batch_sampler, "batch_size", 1)) * get_world_size()

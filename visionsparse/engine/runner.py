@@ -24,6 +24,7 @@ from visionsparse.engine.resume import Resumable, find_checkpoint
 from visionsparse.engine.stopping import noting_signals
 from visionsparse.errors import ConfigError, UserError
 from visionsparse.files import free_space, no_room, sweep, write_text
+from visionsparse.parts import parts_folder, remove_parts
 
 _TRAIN_KEYS = ("train_dataloader", "train_cfg", "optim_wrapper")
 _VAL_KEYS = ("val_dataloader", "val_cfg", "val_evaluator")
@@ -121,7 +122,8 @@ def test(
     Args:
         config: path or name of a config.
         checkpoint: path or URL, in any known layout; must fit the model in every name and shape.
-        out: a JSON file for the result.
+        out: a JSON file for the result. Until it is written, what is finished lies beside it (in results.json.parts for
+            results.json): the same call goes on there, on any number of processes.
         device, options: as in `train`.
 
     Returns: what the metrics measure (`top1`, `top5`, `ece`, `num_images` for classification) and know in detail
@@ -139,11 +141,15 @@ def test(
     cfg.custom_hooks = [hook for hook in cfg.get("custom_hooks") or [] if hook.get("type") != "EMAHook"]
     place = choose_device(device)
     _checked(cfg)
+    if out is not None and Path(out).is_dir():
+        raise ConfigError(f"--out {out}: can't be written: Is a directory. Choose another file.")
     with _one_line_errors(), process_group(place), tempfile.TemporaryDirectory() as folder:
         cfg.work_dir = folder
         runner = Runner.from_cfg(cfg, place)
         report = load_checkpoint(runner.plain_model, checkpoint)
         runner.logger.info(f"{checkpoint}: {report}")
+        if out is not None:
+            runner.parts_folder = parts_folder(out)
         result = dict(runner.test())
         for metric in runner.test_evaluator.metrics:
             if hasattr(metric, "details"):
@@ -159,6 +165,7 @@ def test(
     )
     if out is not None and is_main_process():
         _write_json(result, Path(out))
+        remove_parts(parts_folder(out))
     return result
 
 

@@ -11,9 +11,10 @@ Source: Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -48,15 +49,20 @@ class ClassificationMetric:
         return (*(f"top{k}" for k in self.topk), "ece", "num_images", "num_skipped")
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
-        """Counts the predictions of a batch.
+        """Counts the predictions of a batch. Arguments and errors as of `rows` and `add`; `data_batch` is not used."""
+        self.add(self.rows(data_samples))
+
+    def rows(self, data_samples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+        """What the metric needs to know of each image, as columns that can be kept in a file.
 
         Args:
-            data_batch: not used.
             data_samples: one dict an image: `scores` (num_classes,) probabilities and `label`, an int; with a true
                 `skipped`, another image stood for a corrupt one, and all that counts is that.
 
+        Returns: `label`, `predicted` (the class with the highest score; of equal ones the lowest), `place` (of the
+            label among the classes by score, from 0), `confidence` (the highest score), `num_classes` and `skipped`.
+
         Raises:
-            ConfigError: a `topk` of more classes than there are.
             DataError: a label out of range, or none.
         """
         scores = torch.stack([sample["scores"] for sample in data_samples]).float().cpu()
@@ -67,13 +73,36 @@ class ClassificationMetric:
                 raise DataError(
                     f"label {label} is out of range: the model has {num_classes} classes (0 to {num_classes - 1})."
                 )
+        # stable: among equal scores the lower class wins, here as in any other batch
+        order = scores.sort(dim=1, descending=True, stable=True).indices
+        place = (order == torch.tensor(labels)[:, None]).int().argmax(dim=1)
+        return {
+            "label": np.array(labels, np.int32),
+            "predicted": order[:, 0].numpy().astype(np.int32),
+            "place": place.numpy().astype(np.int32),
+            "confidence": scores.amax(dim=1).numpy(),
+            "num_classes": np.full(len(labels), num_classes, np.int32),
+            "skipped": np.array([bool(sample.get("skipped")) for sample in data_samples]),
+        }
+
+    def add(self, rows: Mapping[str, np.ndarray]) -> None:
+        """Counts rows, any number in any order.
+
+        Raises:
+            ConfigError: a `topk` of more classes than there are.
+        """
+        if not len(rows["label"]):
+            return
+        num_classes = int(rows["num_classes"][0])
         if self._counts is None:
             if self._refuse_large_topk and max(self.topk) > num_classes:
                 raise ConfigError(f"topk asks for top-{max(self.topk)}, but there are {num_classes} classes: lower it.")
             self._counts = _Counts(num_classes, len(self.topk))
-        skipped = torch.tensor([bool(sample.get("skipped")) for sample in data_samples])
-        self._counts.skipped += skipped.sum()
-        self._counts.add(scores[~skipped], torch.tensor(labels)[~skipped], self.topk)
+        skipped = np.asarray(rows["skipped"])
+        self._counts.skipped += int(skipped.sum())
+        names = ("label", "predicted", "place", "confidence")
+        label, predicted, place, confidence = (torch.tensor(rows[name][~skipped]) for name in names)
+        self._counts.add(label.long(), predicted.long(), place.long(), confidence.double(), self.topk)
 
     def evaluate(self, size: int) -> dict[str, float]:
         """The metrics over all processes, and a fresh start.
@@ -128,18 +157,14 @@ class _Counts:
         confusion, self.hits, self.bin_images, self.bin_hits, self.bin_confidence, self.skipped = self.flat.split(sizes)
         self.confusion = confusion.view(num_classes, num_classes)
 
-    def add(self, scores: Tensor, labels: Tensor, topk: Sequence[int]) -> None:
-        # stable: among equal scores the lower class wins, here as in any other batch
-        order = scores.sort(dim=1, descending=True, stable=True).indices
-        hit_at = (order == labels[:, None]).int().argmax(dim=1)
-        ones = torch.ones_like(labels)
-        self.confusion.view(-1).scatter_add_(0, labels * len(self.confusion) + order[:, 0], ones)
-        for place, k in enumerate(topk):
-            self.hits[place] += (hit_at < k).sum()
-        confidence = scores.amax(dim=1).double()
+    def add(self, label: Tensor, predicted: Tensor, place: Tensor, confidence: Tensor, topk: Sequence[int]) -> None:
+        ones = torch.ones_like(label)
+        self.confusion.view(-1).scatter_add_(0, label * len(self.confusion) + predicted, ones)
+        for index, k in enumerate(topk):
+            self.hits[index] += (place < k).sum()
         bins = (confidence * NUM_BINS).ceil().long().sub(1).clamp(0, NUM_BINS - 1)
         self.bin_images.scatter_add_(0, bins, ones)
-        self.bin_hits.scatter_add_(0, bins, (hit_at == 0).long())
+        self.bin_hits.scatter_add_(0, bins, (place == 0).long())
         self.bin_confidence.scatter_add_(0, bins, (confidence * _CONFIDENCE_UNIT).round().long())
 
     def calibration_error(self) -> float:
