@@ -22,7 +22,11 @@ PAGES = sorted(DOCS.glob("**/*.md"))
 COMMANDS = {page: [c for lang, text in blocks_of(page) if lang == "bash" for c in commands_of(text)] for page in PAGES}
 
 # Pages whose commands have a test of their own.
-OWN_TESTS = {"training.md": "models/biformer/test_recipe_commands.py", "models.md": "test_models_page.py"}
+OWN_TESTS = {
+    "benchmarks.md": "tools/test_benchmark.py",
+    "models.md": "test_models_page.py",
+    "training.md": "models/biformer/test_recipe_commands.py",
+}
 COMMANDS = {page: [] if page.name in OWN_TESTS else commands for page, commands in COMMANDS.items()}
 
 # What a page's Python does, and what is run in its place.
