@@ -52,8 +52,7 @@ class Products:
     def forward(q: Tensor, keys: Tensor, values: Tensor, live: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
         q, keys, values = _by_head(q, keys, values)
         scores = _scores(q, keys, live, scale)
-        lse = scores.logsumexp(-1)
-        out = scores.sub_(lse[..., None]).exp_() @ values
+        out, lse = torch.softmax(scores, -1) @ values, scores.logsumexp(-1)
         return out.transpose(1, 2), lse.transpose(1, 2)
 
     @staticmethod
@@ -67,10 +66,10 @@ class Products:
         live: Tensor | None,
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        grad_out, q, keys, values, out, lse = _by_head(grad_out, q, keys, values, out, lse)
-        p = _scores(q, keys, live, scale).sub_(lse[..., None]).exp_()
-        grad_p = grad_out @ values.mT
-        grad_scores = grad_p.sub_((grad_out * out).sum(-1, keepdim=True)).mul_(p).mul_(scale)
+        # All keys are here, so p and rowsum(p * dP) are taken again: closer than by way of lse and out, and no slower.
+        grad_out, q, keys, values = _by_head(grad_out, q, keys, values)
+        p = torch.softmax(_scores(q, keys, live, scale), -1)
+        grad_scores = torch.ops.aten._softmax_backward_data(grad_out @ values.mT, p, -1, p.dtype).mul_(scale)
         grad_q, grad_keys, grad_values = grad_scores @ keys, grad_scores.mT @ q, p.mT @ grad_out
         return grad_q.transpose(1, 2), grad_keys.transpose(1, 2), grad_values.transpose(1, 2)
 
