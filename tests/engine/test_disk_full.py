@@ -15,11 +15,12 @@ from mmengine.hooks import Hook
 from tests.engine.test_resume import assert_same
 from tests.engine.tiny import BATCHES
 from visionsparse.checkpoint import read_checkpoint
-from visionsparse.engine.runner import train
+from visionsparse.engine.runner import _write_json, train
 from visionsparse.engine.scalars import LocalVisBackend
-from visionsparse.errors import CheckpointError, UserError
+from visionsparse.errors import CheckpointError, ConfigError, InputError, UserError
 from visionsparse.files import sweep
 from visionsparse.registry import HOOKS
+from visionsparse.visualization.figure import new_figure, save_figure
 
 
 def limit(size: int) -> None:
@@ -95,6 +96,21 @@ def test_a_number_of_the_curves_that_can_not_be_written_names_the_file(tmp_path)
 
     with no_room(), pytest.raises(OSError, match=r"File too large: '.*scalars\.json'"):
         backend.add_scalars({"loss": 1.0}, step=2)
+
+
+def test_a_picture_or_a_result_names_file_and_room_and_the_former_stays(tmp_path):
+    figure, picture, result = new_figure(1, 1), tmp_path / "curves.png", tmp_path / "results.json"
+    save_figure(figure, picture)
+    _write_json({"top1": 50.0}, result)
+    former = {path: path.read_bytes() for path in (picture, result)}
+
+    with no_room():
+        with pytest.raises(InputError, match=r"curves\.png: can't be written: .*\d+ MiB are free"):
+            save_figure(figure, picture)
+        with pytest.raises(ConfigError, match=r"results\.json: can't be written: .*\d+ MiB are free"):
+            _write_json({"top1": 60.0}, result)
+
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == former
 
 
 @pytest.mark.slow
