@@ -23,13 +23,13 @@ from typing import Any, BinaryIO
 import torch
 
 from visionsparse.checkpoint import saving
+from visionsparse.config import list_configs
 from visionsparse.engine.checkpoint_hook import POINTER
 from visionsparse.engine.resume import read_training_checkpoint
 from visionsparse.engine.runner import train
 from visionsparse.errors import CheckpointError
 from visionsparse.files import TEMPORARY_SUFFIX, whole_file
 
-CONFIG = "biformer/biformer_nano_digits"
 # A life makes up to so many checkpoints, lives up to a second longer or until it is in the midst of the next one.
 MOST_SAVES, LAST_SECONDS, SAVE_SECONDS = 3, 1.0, 0.1
 SHARE_INSIDE = 0.5  # of the kills that wait for a save; some of these come too late
@@ -154,7 +154,7 @@ def _start(folder: Path, slow: bool) -> Any:
 
 
 def _live(folder: Path, slow: bool) -> None:
-    """One process of a training: an epoch with all that makes going on hard, saved every few iterations."""
+    """One process of a training."""
     log = os.open(folder / "soak.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -163,16 +163,12 @@ def _live(folder: Path, slow: bool) -> None:
     if slow:
         saving.whole_file = _slow_file
     digits = str(folder.parent / "digits")
-    options = {
-        "model.backbone": dict(depths=(1, 1), embed_dims=(32, 64)),
-        "train_cfg.max_epochs": 1,
-        "optim_wrapper.accumulative_counts": 2,
-        "default_hooks.checkpoint": dict(by_epoch=False, interval=5, max_keep_ckpts=2),
-        **{f"{split}_dataloader.dataset.data_root": digits for split in ("train", "val")},
-        **{f"{split}_dataloader.num_workers": 0 for split in ("train", "val")},
-        "train_dataloader.batch_size": 24,
-    }
-    train(CONFIG, work_dir=folder, resume=True, deterministic=True, device="cpu", options=options)
+    options = {f"{split}_dataloader.dataset.data_root": digits for split in ("train", "val")}
+    train(_config(), work_dir=folder, resume=True, deterministic=True, device="cpu", options=options)
+
+
+def _config() -> str:
+    return next(name for name in list_configs() if name.endswith("_soak"))
 
 
 @contextmanager
