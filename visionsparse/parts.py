@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from visionsparse.errors import DataError, InputError, UserError
-from visionsparse.files import TEMPORARY_SUFFIX, whole_file, write_text
+from visionsparse.files import TEMPORARY_SUFFIX, sweep, whole_file, write_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -139,9 +139,8 @@ class Parts:
         """The numbers of the parts that are not there, in a folder that is this job's."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            sweep(self.folder)
             names = set(os.listdir(self.folder))
-            for name in [name for name in names if name.endswith(TEMPORARY_SUFFIX)]:
-                (self.folder / name).unlink()  # of a process that was killed
             finished = {part for part in range(len(self)) if self._path(part).name in names}
             former = self._former_job(names)
             if former is not None and former != job and any(name.endswith(".parquet") for name in names):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -27,9 +28,10 @@ from visionsparse.cli import main
 forward, log = TinyNet.forward, Path("forwards")
 
 def counting(self, x):
-    with log.open("a") as file:
-        file.write(f"{os.getpid()}\\n")
-    if len(log.read_text().split()) == int(os.environ["KILL_AT"]):
+    with log.open("ab", buffering=0) as file:
+        file.write(b"forward\\n")
+        number = file.tell() // 8  # of this line, also where two processes write at once
+    if number == int(os.environ["KILL_AT"]):
         os.kill(os.getpid(), signal.SIGKILL)
     return forward(self, x)
 
@@ -57,10 +59,14 @@ def run(folder: Path, processes: int, *words: str, kill_at: int = 0, restarts: i
     return subprocess.run(
         [sys.executable, *(launcher if processes > 1 else []), "run.py", *words, "--device", "cpu"],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", "KILL_AT": str(kill_at)},
+        env=environment(kill_at),
         capture_output=True,
         text=True,
     )
+
+
+def environment(kill_at: int) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", "KILL_AT": str(kill_at)}
 
 
 def forwards(folder: Path) -> int:
@@ -103,6 +109,21 @@ def test_torchrun_starts_a_killed_process_again_and_the_evaluation_goes_on(folde
     assert (folder / "restarted.json").read_bytes() == expected
     assert "parts are finished, going on" in done.stdout
     # the two batches that were in the works may be computed twice, no others
+    assert BATCHES < forwards(folder) <= BATCHES + 2
+
+
+def test_two_launchers_as_on_two_machines_start_a_killed_process_again(folder, expected):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    words = "-m torch.distributed.run --nnodes 2 --nproc-per-node 1 --max-restarts 1 --rdzv-backend c10d --rdzv-id x"
+    words = f"{words} --rdzv-endpoint localhost:{port} run.py test tiny.py c.pth --out machines.json --device cpu"
+    (folder / "forwards").write_text("")
+    env = {**environment(kill_at=5), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    launchers = [subprocess.Popen([sys.executable, *words.split()], cwd=folder, env=env) for _ in range(2)]
+
+    assert [launcher.wait() for launcher in launchers] == [0, 0]
+    assert (folder / "machines.json").read_bytes() == expected
     assert BATCHES < forwards(folder) <= BATCHES + 2
 
 

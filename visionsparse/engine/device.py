@@ -50,9 +50,11 @@ def process_group(device: torch.device) -> Iterator[None]:
     if "LOCAL_RANK" not in os.environ or dist.is_initialized():
         yield
         return
-    # torchrun keeps its store when it starts the processes again: without a prefix they would call the dead ones
     store, rank, world_size = next(dist.rendezvous("env://"))
-    store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+        # torchrun keeps its store when it starts the processes again: without a prefix they would call the dead ones.
+        # On several machines the counts may differ, and processes wait for each other for ever: see docs/scale.md.
+        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     try:
