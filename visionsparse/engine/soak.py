@@ -148,7 +148,10 @@ def _wait(life: Any, condition: Callable[[], bool]) -> bool:
 
 def _start(folder: Path, slow: bool) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
-    life = multiprocessing.get_context("fork").Process(target=_live, args=(folder, slow))
+    # Forked from a process that has not trained: autograd's threads don't survive a fork.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "visionsparse.datasets", "visionsparse.evaluation", "visionsparse.tasks"])
+    life = context.Process(target=_live, args=(folder, slow))
     life.start()
     return life
 
