@@ -8,22 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.tiny_classifier import CONFIG
 from visionsparse import apis
 from visionsparse.errors import DataError, InputError
 from visionsparse.image_files import find_files
 from visionsparse.infer_files import BATCH_SIZE, answers, infer_files
 from visionsparse.tools import infer as tool
 
-CONFIG = """
-model = dict(
-    type="ImageClassifier",
-    backbone=dict(
-        type="biformer_nano", depths=(1, 1), embed_dims=(32, 64), topks=(4, 4), regions_per_side=4, num_classes=3
-    ),
-    data_preprocessor=dict(type="ImageNormalizer"),
-)
-test_dataloader = dict(dataset=dict(type="Digits", pipeline=[dict(type="Resize", size=(32, 32))]))
-"""
 NUM_IMAGES = 2 * BATCH_SIZE + 6
 
 

@@ -13,13 +13,11 @@ Examples:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
-from visionsparse.cli import Parser, run
+from visionsparse.cli import Parser, run, write_json
 from visionsparse.errors import ConfigError, InputError
-from visionsparse.files import write_text
 
 Row = dict[str, Any]
 
@@ -63,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     where = machine["cpu"] if device.type == "cpu" else machine["device"]
     print(f"on {where}, {machine['threads']} threads, torch {machine['versions']['torch']}, float32, random weights")
     if arguments.json:
-        _write_json({"machine": machine, "rows": rows}, arguments.json)
+        write_json(arguments.json, {"machine": machine, "rows": rows})
     if arguments.plot:
         from visionsparse.visualization.costs import draw_costs
 
@@ -126,14 +124,6 @@ def _print_table(rows: Sequence[Row]) -> None:
 
 def _size(row: Row) -> str:
     return " x ".join(map(str, row["image_size"]))
-
-
-def _write_json(content: dict[str, Any], path: str) -> None:
-    try:
-        write_text(path, json.dumps(content, indent=1) + "\n")
-    except OSError as error:
-        raise InputError(f"{path}: can't be written: {error.strerror}. Name another place.") from error
-    print(f"json: {path}")
 
 
 if __name__ == "__main__":

@@ -10,13 +10,10 @@ Examples:
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
 
-from visionsparse.cli import Parser, run
-from visionsparse.errors import InputError
-from visionsparse.files import write_text
+from visionsparse.cli import Parser, run, write_json
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -46,16 +43,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     apis.require_checkpoint(arguments.model, arguments.checkpoint)
     model = apis.init_model(arguments.model, arguments.checkpoint, arguments.device)
-    what = dict(points=arguments.points, stages=arguments.stages, block=arguments.block)
-    print(f"routes: {pictures.draw_routes(model, arguments.image, arguments.out, **what)}")
+    seen = pictures.see_routes(model, arguments.image, stages=arguments.stages, block=arguments.block)
+    print(f"routes: {seen.draw(arguments.out, arguments.points)}")
     if arguments.json:
-        found = pictures.find_routes(model, arguments.image, **what)
-        try:
-            write_text(arguments.json, json.dumps(found, indent=1) + "\n")
-        except OSError as error:
-            message = f"{arguments.json}: can't be written: {error.strerror}. Name another place."
-            raise InputError(message) from error
-        print(f"json: {arguments.json}")
+        write_json(arguments.json, seen.find(arguments.points))
 
 
 def _point(word: str) -> tuple[float, float]:

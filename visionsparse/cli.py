@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
+import json
 import os
 import signal
 import sys
@@ -15,8 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from visionsparse.errors import UserError, did_you_mean
-from visionsparse.files import no_room
+from visionsparse.errors import InputError, UserError, did_you_mean
+from visionsparse.files import no_room, write_text
 
 TOOLS = Path(__file__).parent / "tools"
 
@@ -59,6 +60,15 @@ def key_value_pairs(words: Sequence[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             pairs[key] = {"true": True, "false": False, "none": None}.get(text.lower(), text)
     return pairs
+
+
+def write_json(path: str, content: Any) -> None:
+    """Writes what `--json` asks for, and says where. Raises InputError where it can't."""
+    try:
+        write_text(path, json.dumps(content, indent=1) + "\n")
+    except OSError as error:
+        raise InputError(f"{path}: can't be written: {error.strerror}. Name another place.") from error
+    print(f"json: {path}")
 
 
 def run(tool: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> NoReturn:

@@ -91,6 +91,14 @@ def load_config(name: str | Path, options: Mapping[str, Any] | None = None) -> C
     return config
 
 
+def model_of(config: Config) -> dict[str, Any]:
+    """The config of the task model, with the data preprocessor that may stand beside it."""
+    model = config.model.to_dict()
+    if config.get("data_preprocessor"):
+        model.setdefault("data_preprocessor", config.data_preprocessor.to_dict())
+    return model
+
+
 def check_config(config: Config) -> None:
     """Looks up every `type` in `config` and checks its arguments' names, so that a typo is met before training starts.
 

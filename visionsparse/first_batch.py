@@ -19,7 +19,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import Tensor
 
-from visionsparse.config import check_config, load_config
+from visionsparse.config import check_config, load_config, model_of
 from visionsparse.datasets.sampler import SampleKey
 from visionsparse.engine.seeding import seed_everything
 from visionsparse.errors import ConfigError, InputError
@@ -94,10 +94,7 @@ def first_batch(
 
 
 def _build_model(config: Config, is_training: bool) -> Any:
-    model = config.model.to_dict()
-    if config.get("data_preprocessor"):
-        model.setdefault("data_preprocessor", config.data_preprocessor.to_dict())
-    return MODELS.build(model).train(is_training)
+    return MODELS.build(model_of(config)).train(is_training)
 
 
 def _build_loader(loader: Mapping, seed: int) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from visionsparse.config import check_config, list_configs, load_config, resolve_config
+from visionsparse.config import check_config, list_configs, load_config, model_of, resolve_config
 from visionsparse.errors import ConfigError, UnknownNameError, did_you_mean
 from visionsparse.registry import MODELS
 from visionsparse.zoo import Variant, list_models, variant, variants
@@ -50,9 +50,7 @@ def _of_config(path: Path) -> tuple[dict, list]:
     loader = config.get("test_dataloader") or config.get("val_dataloader")
     if not loader or "model" not in config:
         raise ConfigError(f"{path}: needs `model` and `test_dataloader` (or `val_dataloader`) for inference.")
-    model = config.model.to_dict()
-    if config.get("data_preprocessor"):
-        model.setdefault("data_preprocessor", config.data_preprocessor.to_dict())
+    model = model_of(config)
     pipeline = loader["dataset"].get("pipeline", [])
     # Only what is built here: the rest of a config may need data or packages that inference doesn't.
     check_config(Config({"model": model, "pipeline": pipeline}, filename=str(path)))

@@ -62,28 +62,9 @@ def find_routes(
         InputError: a point that the model does not see, a stage or block that routes nothing, a model without routes.
         UserError: its other kinds, as `infer`.
     """
-    view, blocks = _look(model_or_name, image, stages, block, checkpoint, device)
-    found = []
-    from visionsparse.visualization.routes import region_at, region_box
-
-    for routed in blocks:
-        columns = routed.routing.grid[1]
-        for point in view.points(points):
-            query = region_at(routed, view.to_seen(point))
-            reads = [int(region) for region in routed.routing.routes[0, query]]
-            found.append(
-                {
-                    "stage": routed.stage + 1,
-                    "block": routed.block + 1,
-                    "point": list(point),
-                    "grid": list(routed.routing.grid),
-                    "query": list(divmod(query, columns)),
-                    "query_box": view.box_to_image(region_box(routed, query)),
-                    "regions": [list(divmod(region, columns)) for region in reads],
-                    "boxes": [view.box_to_image(region_box(routed, region)) for region in reads],
-                }
-            )
-    return found
+    return see_routes(model_or_name, image, stages=stages, block=block, checkpoint=checkpoint, device=device).find(
+        points
+    )
 
 
 def draw_routes(
@@ -103,17 +84,8 @@ def draw_routes(
 
     Returns: `path`.
     """
-    from visionsparse.visualization.route_grid import draw_route_grid
-
-    view, blocks = _look(model_or_name, image, stages, block, checkpoint, device)
-    chosen = view.points(points)
-    return draw_route_grid(
-        view.pixels,
-        blocks,
-        [view.to_seen(point) for point in chosen],
-        path,
-        point_names=[f"({x:g}, {y:g})" for x, y in chosen],
-        title=Path(image).name if isinstance(image, str | os.PathLike) else "",
+    return see_routes(model_or_name, image, stages=stages, block=block, checkpoint=checkpoint, device=device).draw(
+        path, points
     )
 
 
@@ -223,9 +195,63 @@ class _View:
         return x, y
 
 
-def _look(
-    model_or_name: Any, image: Any, stages: Any, block: Any, checkpoint: Any, device: Any
-) -> tuple[_View, list[RoutedBlock]]:
+@dataclass(frozen=True)
+class SeenRoutes:
+    """What chosen blocks of a model read of one image: as data, as a picture."""
+
+    view: _View
+    blocks: list[RoutedBlock]
+    title: str
+
+    def find(self, points: Sequence[Point] | None = None) -> list[dict[str, Any]]:
+        """What `find_routes` returns."""
+        from visionsparse.visualization.routes import region_at, region_box
+
+        view, found = self.view, []
+        for routed in self.blocks:
+            columns = routed.routing.grid[1]
+            for point in view.points(points):
+                query = region_at(routed, view.to_seen(point))
+                reads = [int(region) for region in routed.routing.routes[0, query]]
+                found.append(
+                    {
+                        "stage": routed.stage + 1,
+                        "block": routed.block + 1,
+                        "point": list(point),
+                        "grid": list(routed.routing.grid),
+                        "query": list(divmod(query, columns)),
+                        "query_box": view.box_to_image(region_box(routed, query)),
+                        "regions": [list(divmod(region, columns)) for region in reads],
+                        "boxes": [view.box_to_image(region_box(routed, region)) for region in reads],
+                    }
+                )
+        return found
+
+    def draw(self, path: str | Path, points: Sequence[Point] | None = None) -> Path:
+        """What `draw_routes` draws; returns `path`."""
+        from visionsparse.visualization.route_grid import draw_route_grid
+
+        chosen = self.view.points(points)
+        return draw_route_grid(
+            self.view.pixels,
+            self.blocks,
+            [self.view.to_seen(point) for point in chosen],
+            path,
+            point_names=[f"({x:g}, {y:g})" for x, y in chosen],
+            title=self.title,
+        )
+
+
+def see_routes(
+    model_or_name: nn.Module | str | Path,
+    image: Any,
+    *,
+    stages: Sequence[int] | None = None,
+    block: str | int = "last",
+    checkpoint: str | Path | None = None,
+    device: str | torch.device | None = None,
+) -> SeenRoutes:
+    """Runs the model on the image, once for all that is then found or drawn; arguments and errors as `find_routes`."""
     import torch
 
     from visionsparse.apis import ready_model
@@ -240,7 +266,7 @@ def _look(
     if not blocks:
         name = type(model.backbone).__name__
         raise InputError(f"{name}: records no routes (it needs a block that routes, and a method routed_regions).")
-    return view, blocks
+    return SeenRoutes(view, blocks, Path(image).name if isinstance(image, str | os.PathLike) else "")
 
 
 def _view(model: Any, source: Any) -> _View:

@@ -125,13 +125,3 @@ def recorded_custom_ops() -> Iterator[list[tuple[Any, tuple[Any, ...]]]]:
     """The calls of our custom ops inside the block, forward and backward: (op, its arguments)."""
     with _Record() as record:
         yield record.calls
-
-
-@contextmanager
-def threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

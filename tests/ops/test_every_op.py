@@ -24,10 +24,10 @@ from tests.ops.kit import (
     assert_as_exact_as_reference,
     recorded_custom_ops,
     spread_over_2_31,
-    threads,
 )
 from tests.ops.routed_inputs import ROUTED
 from visionsparse import ops
+from visionsparse.benchmark.plan import threads
 from visionsparse.ops import tile_chunks
 
 OPS = {"routed_attention": ROUTED, "block_sparse_attention": BLOCK_SPARSE}

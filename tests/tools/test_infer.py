@@ -7,21 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.tiny_classifier import CONFIG
 from visionsparse import apis, cli
 from visionsparse.errors import DataError
 from visionsparse.image_files import find_files
 from visionsparse.tools import infer
-
-CONFIG = """
-model = dict(
-    type="ImageClassifier",
-    backbone=dict(
-        type="biformer_nano", depths=(1, 1), embed_dims=(32, 64), topks=(4, 4), regions_per_side=4, num_classes=3
-    ),
-    data_preprocessor=dict(type="ImageNormalizer"),
-)
-test_dataloader = dict(dataset=dict(type="Digits", pipeline=[dict(type="Resize", size=(32, 32))]))
-"""
 
 
 @pytest.fixture(scope="module")
