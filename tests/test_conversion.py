@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
+import io
 import json
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 import visionsparse as vs
@@ -18,6 +21,7 @@ from visionsparse.checkpoint import read_checkpoint, save_checkpoint
 from visionsparse.checkpoint.layouts import publish
 from visionsparse.conversion import convert_checkpoint, guess_model
 from visionsparse.errors import CheckpointError, ConfigError
+from visionsparse.progress import ProgressBar
 
 # Ours alone can't be told apart: their own names and shapes are the same.
 TWINS = {"biformer_stl": "biformer_stl_nchw", "biformer_stl_nchw": "biformer_stl"}
@@ -151,3 +155,17 @@ def test_nothing_is_overwritten_unless_told(published, tmp_path):
 def test_a_target_that_can_not_be_is_refused(published, tmp_path, target, to, message):
     with pytest.raises(ConfigError, match=message):
         convert_checkpoint(published[0], tmp_path / target, to=to)
+
+
+def test_a_terminal_is_told_how_far_it_is(tmp_path, monkeypatch):
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    monkeypatch.setattr("visionsparse.progress._REDRAW_AFTER", 0.0)
+    monkeypatch.setattr("visionsparse.conversion.ProgressBar", functools.partial(ProgressBar, console=console))
+    save_checkpoint(vs.create_model("biformer_nano").state_dict(), tmp_path / "nano.safetensors")
+
+    convert_checkpoint(tmp_path / "nano.safetensors", tmp_path / "again.safetensors", model="biformer_nano")
+
+    shown = console.file.getvalue()
+    steps = ("reading nano.safetensors", "finding its model", "writing again.safetensors", "hashing nano.safetensors")
+    places = [shown.index(step) for step in steps]
+    assert places == sorted(places)

@@ -24,6 +24,7 @@ from visionsparse.checkpoint.reading import SUFFIXES, read_checkpoint
 from visionsparse.checkpoint.saving import save_checkpoint
 from visionsparse.errors import CheckpointError, ConfigError
 from visionsparse.files import write_text
+from visionsparse.progress import ProgressBar
 from visionsparse.zoo import create_model, variant, variants
 
 OURS, PUBLISHED = "ours", "published"
@@ -67,7 +68,16 @@ def convert_checkpoint(
     source, target = Path(source), Path(target)
     note = target.with_suffix(".json")
     _check_target(source, target, note, to, force)
+    with ProgressBar(4, "steps") as bar:
+        provenance = _convert(source, target, model, to, bar)
+    _write_note(provenance, note)
+    return provenance
+
+
+def _convert(source: Path, target: Path, model: str | None, to: str, bar: ProgressBar) -> Provenance:
+    bar.update(0, f"reading {source.name}")
     content = read_checkpoint(source)
+    bar.update(1, "finding its model")
     name = model or _noted_model(source) or guess_model(content, str(source))
     net = _net_for(name, content, str(source))
     load_content(net, content, str(source))  # refuses, with its reasons, what does not fit
@@ -80,12 +90,14 @@ def convert_checkpoint(
             f"{source}: fits {name}, but was published as another model, whose layout would be lost. "
             "Leave out --model to have it told by the weights."
         )
+    bar.update(2, f"writing {target.name}")
     if to == PUBLISHED:
         published = publish(net, state)
         save_checkpoint({part.table.WEIGHTS_KEY: published}, target)  # type: ignore[union-attr]
     else:
         save_checkpoint(state, target)
-    provenance = Provenance(
+    bar.update(3, f"hashing {source.name}")
+    return Provenance(
         source=source.name,
         sha256=_sha256(source),
         layout=layout + which,
@@ -96,8 +108,6 @@ def convert_checkpoint(
         visionsparse=__version__,
         date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
-    _write_note(provenance, note)
-    return provenance
 
 
 def _check_target(source: Path, target: Path, note: Path, to: str, force: bool) -> None:
