@@ -1,4 +1,4 @@
-"""The commands of docs/scale.md can't be run here (several machines, ImageNet): their flags and names are checked."""
+"""The commands of docs/scale.md as they stand: their flags and names (tests/test_page_commands.py runs them cut)."""
 
 import importlib
 import re
