@@ -5,6 +5,7 @@ What it computes is compared with `reference`, and opcheck is run on it, in the 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from visionsparse.ops.tile_attention import Fused, Products
+from visionsparse.ops.tile_chunks import rectangles
 from visionsparse.ops.tiled_attention import tiled_attention
 
 
@@ -22,10 +24,15 @@ def make(weighted: bool = False, uneven: bool = False, value_channels: int = 3) 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator).requires_grad_()
 
-    rows = torch.tensor([[0, 4], [2, 2], [3, 1]], dtype=torch.int32)
-    counts, live = torch.tensor([1, 0, 2]), torch.tensor([[True, True]] * 3 + [[True, False]] * 2)
-    tiles = draw(3, 4, 2, 8), draw(5, 2, 2, 8), draw(5, 2, 2, value_channels)
-    inputs = *tiles, rows, draw(3, 2) if weighted else None, 0.3
+    # One image, one set of lists, three query tiles of 2 x 2 tokens in a row, five key tiles of 2 tokens, two heads.
+    rows = torch.tensor([[[[0, 4], [2, 2], [3, 1]]]], dtype=torch.int32)
+    counts, live = torch.tensor([[[1, 0, 2]]]), torch.tensor([[[[True, True]] * 3 + [[True, False]] * 2]])
+    tiles = (
+        draw(1, 1, 1, 3, 2, 2, 2, 8),
+        draw(1, 1, 5, 1, 2, 1, 2, 8),
+        draw(1, 1, 5, 1, 2, 1, 2, value_channels),
+    )
+    inputs = *tiles, rows, draw(1, 1, 3, 2) if weighted else None, 0.3
     return (*inputs, counts, live) if uneven else inputs
 
 
@@ -54,7 +61,7 @@ def test_nothing_but_inputs_output_and_its_log_sum_exp_is_kept_for_the_backward_
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
         out = tiled_attention(*inputs)
     given = {x.data_ptr() for x in (*inputs, out) if isinstance(x, torch.Tensor)}
-    assert [x.shape for x in kept if x.data_ptr() not in given] == [out.shape[:3]]
+    assert [x.shape for x in kept if x.data_ptr() not in given] == [(1, 1, 1, 3, 4, 2)]
 
 
 @kinds
@@ -71,14 +78,25 @@ def test_tiles_that_read_alike_are_computed_together_wherever_they_lie(value_cha
     q, k, v, rows, _, scale, counts, live = (
         x.detach() if isinstance(x, torch.Tensor) else x for x in make(uneven=True, value_channels=value_channels)
     )
-    got = tiled_attention(q, k, v, rows, None, scale, counts, live)
+    got = tiled_attention(q, k, v, rows, None, scale, counts, live)[0, 0, 0]
     assert not got[1].any()
     for tile in (0, 2):
-        listed = rows[tile, : counts[tile]].long()
-        keys, values = (x[listed].flatten(0, 1).movedim(1, 0) for x in (k, v))
-        mask = live[listed].flatten()[None, None]
-        expected = F.scaled_dot_product_attention(q[tile].movedim(1, 0), keys, values, attn_mask=mask, scale=scale)
-        torch.testing.assert_close(got[tile].movedim(1, 0), expected)
+        listed = rows[0, 0, tile, : counts[0, 0, tile]].long()
+        queries = q[0, 0, 0, tile].flatten(0, 1)
+        keys, values = (x[0, 0, listed].flatten(0, 3) for x in (k, v))
+        mask = live[0, 0, listed].flatten()[None, None]
+        queries, keys, values = (x.transpose(0, 1) for x in (queries, keys, values))
+        expected = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
+        torch.testing.assert_close(got[tile].flatten(0, 1).transpose(0, 1), expected)
+
+
+@pytest.mark.parametrize("most", range(1, 26))
+@pytest.mark.parametrize("shape", [(2, 3, 2, 2), (1, 1, 24), (24,), (0, 3)], ids=str)
+def test_rectangles_take_every_cell_of_a_grid_once(shape: tuple[int, ...], most: int) -> None:
+    cells = torch.arange(math.prod(shape)).view(shape)
+    pieces = [cells[where].flatten() for where in rectangles(shape, most)]
+    assert all(0 < len(piece) <= most for piece in pieces)
+    assert torch.equal(torch.cat([*pieces, cells.new_empty(0)]), cells.flatten())
 
 
 def test_the_two_ways_to_attend_inside_a_chunk_agree() -> None:

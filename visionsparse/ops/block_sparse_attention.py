@@ -54,7 +54,8 @@ def block_sparse_attention(
         scale: of the scores, D ** -0.5 by default.
         key_padding_mask: (B, Nk) bool, True = the key takes part; all do by default.
 
-    Returns: (B, H, Nq, Dv), dtype of q. A query without a live key gives 0, and no gradient.
+    Returns: (B, H, Nq, Dv), dtype of q; a query without a live key gives 0, and no gradient. Backend "torch" lays it out
+    as (B, Nq, H, Dv), as scaled_dot_product_attention does, so that joining the heads is free.
 
     Raises: InputError where arguments don't fit together; says what was got, what was expected and what to do.
     """
@@ -125,24 +126,22 @@ def _torch(
 ) -> Tensor:
     """Chunks of query blocks with equally many key blocks, gathered into the cache: see tiled_attention."""
     batch, heads, num_queries, _ = q.shape
-    tiles_q, tiles_k, tiles_v = _to_blocks(q, block_size[0]), _to_blocks(k, block_size[1]), _to_blocks(v, block_size[1])
-    query_blocks, key_blocks = tiles_q.shape[2], tiles_k.shape[2]
+    tiles_q, tiles_k, tiles_v = _to_tiles(q, block_size[0]), _to_tiles(k, block_size[1]), _to_tiles(v, block_size[1])
     live = _live_keys(k, block_size[1], key_padding_mask)
     if key_padding_mask is not None and live is not None:
         block_mask = as_mask(block_mask) & live.any(-1)[:, :, None]  # a block of padding alone is not worth reading
     lists = as_lists(block_mask)
-    first = torch.arange(batch * heads, dtype=torch.int32, device=q.device).mul_(key_blocks).view(batch, heads, 1, 1)
     out = tiled_attention(
-        _one_head(tiles_q),
-        _one_head(tiles_k),
-        _one_head(tiles_v),
-        (first + lists.indices).reshape(batch * heads * query_blocks, lists.indices.shape[-1]),
+        tiles_q,
+        tiles_k,
+        tiles_v,
+        lists.indices.expand(batch, heads, -1, -1),
         None,
         scale,
-        lists.counts.expand(batch, heads, query_blocks).reshape(batch * heads * query_blocks),
-        live if live is None else live.expand(batch, heads, -1, -1).reshape(batch * heads * key_blocks, block_size[1]),
+        lists.counts.expand(batch, heads, -1),
+        None if live is None else live.expand(batch, heads, -1, -1),
     )
-    return out.view(batch, heads, query_blocks * block_size[0], v.shape[-1])[:, :, :num_queries]
+    return out.flatten(2, 5).flatten(3, 4)[:, :, :num_queries]
 
 
 def _why_not_triton(q: Tensor, k: Tensor, v: Tensor, **_: object) -> str | None:
@@ -178,17 +177,13 @@ def _triton(
     )
 
 
-def _to_blocks(x: Tensor, size: int) -> Tensor:
-    """(B, H, N, D) -> (B, H, ceil(N / size), size, D), the last block filled with zeros; no copy where it is full."""
-    batch, heads, tokens, channels = x.shape
+def _to_tiles(x: Tensor, size: int) -> Tensor:
+    """(B, H, N, D) -> (B, H, ceil(N / size), 1, size, 1, 1, D), the last block filled with zeros; a view where it is
+    full. Each head has lists of its own."""
+    tokens = x.shape[2]
     if tokens % size:
         x = F.pad(x, (0, 0, 0, -tokens % size))
-    return x.reshape(batch, heads, -(-tokens // size), size, channels)
-
-
-def _one_head(blocks: Tensor) -> Tensor:
-    """(B, H, blocks, size, D) -> (B * H * blocks, size, 1, D): each head has lists of its own."""
-    return blocks.flatten(0, 2)[:, :, None]
+    return x.unflatten(2, (-(-tokens // size), size))[:, :, :, None, :, None, None]
 
 
 def _live_keys(k: Tensor, size: int, key_padding_mask: Tensor | None) -> Tensor | None:

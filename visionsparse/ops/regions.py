@@ -14,6 +14,29 @@ def region_grid(height: int, width: int, region_size: tuple[int, int]) -> tuple[
     return -(-height // region_size[0]), -(-width // region_size[1])
 
 
+def cut(x: torch.Tensor, region_size: tuple[int, int], lists: int) -> torch.Tensor:
+    """(B, H, height, width, D) -> (B, lists, rows, columns, region height, region width, H / lists, D).
+
+    A view of the map, or of its copy with zeros beyond the edge.
+    """
+    height, width = x.shape[2:4]
+    rows, columns = region_grid(height, width, region_size)
+    pad_bottom, pad_right = rows * region_size[0] - height, columns * region_size[1] - width
+    if pad_bottom or pad_right:
+        x = F.pad(x, (0, 0, 0, pad_right, 0, pad_bottom))
+    x = x.unflatten(3, (columns, region_size[1])).unflatten(2, (rows, region_size[0]))
+    return x.unflatten(1, (lists, x.shape[1] // lists)).permute(0, 1, 3, 5, 4, 6, 2, 7)
+
+
+def uncut(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """(B, lists, rows, columns, region height, region width, H, D) -> (B, lists * H, height, width, D).
+
+    What hangs over the edge is cut off. A view where x lies in memory as (B, height, width, lists * H, D).
+    """
+    x = x.permute(0, 1, 6, 2, 4, 3, 5, 7).flatten(5, 6).flatten(3, 4).flatten(1, 2)
+    return x[:, :, :height, :width] if x.shape[2:4] != (height, width) else x  # slicing is a copy in the backward pass
+
+
 def to_regions(x: torch.Tensor, region_size: tuple[int, int]) -> torch.Tensor:
     """(B, H, height, width, D) -> (B, H, regions, tokens of a region, D).
 

@@ -18,7 +18,7 @@ from visionsparse.errors import InputError
 from visionsparse.ops.dispatch import backend, dispatch
 from visionsparse.ops.inputs import FLOATS, autocast, can_look_at, check_qkv, check_scale, dtype_name, without_autocast
 from visionsparse.ops.masked_routes import masked_routes, pays
-from visionsparse.ops.regions import from_regions, region_grid, to_regions
+from visionsparse.ops.regions import cut, from_regions, region_grid, to_regions, uncut
 from visionsparse.ops.tiled_attention import tiled_attention
 from visionsparse.ops.triton import why_not_attention, why_not_counts
 from visionsparse.ops.work import Work, work
@@ -142,42 +142,25 @@ def _torch(
     dense attention under a mask, see masked_routes."""
     if route_weights is None and not return_attention and pays(q, k, v, routes, region_size, kv_region_size):
         return masked_routes(q, k, v, routes, region_size, kv_region_size, scale)
-    batch, lists, regions, topk = routes.shape
-    tiles_q, tiles_k, tiles_v = to_regions(q, region_size), to_regions(k, kv_region_size), to_regions(v, kv_region_size)
-    dtype = torch.promote_types(q.dtype, torch.float32)
+    lists = routes.shape[1]
+    kv_rows, kv_columns = region_grid(k.shape[2], k.shape[3], kv_region_size)
+    kv_regions, dtype = kv_rows * kv_columns, torch.promote_types(q.dtype, torch.float32)
     if route_weights is not None:
         route_weights = route_weights.to(dtype)
     out = tiled_attention(
-        _joined(tiles_q, lists),
-        _joined(tiles_k, lists),
-        _joined(tiles_v, lists),
-        _rows(routes, tiles_k.shape[2]),
-        None if route_weights is None else route_weights.reshape(-1, topk),
+        cut(q, region_size, lists),
+        cut(k, kv_region_size, lists),
+        cut(v, kv_region_size, lists),
+        _refusable(routes, kv_regions, routes.shape[0] * lists * kv_regions).to(torch.int32),  # kept for backward
+        route_weights,
         scale,
     )
-    out = out.view(batch, lists, regions, *out.shape[1:]).movedim(4, 2).flatten(1, 2)  # (B, H, regions, T, Dv)
-    out = from_regions(out, region_size, q.shape[2], q.shape[3])
+    out = uncut(out, q.shape[2], q.shape[3])
     if not return_attention:
         return out
     with torch.no_grad():  # to look at, so not worth a chunked form: its result is as large as what it gathers
-        keys = _listed(tiles_k.to(dtype), routes, route_weights)
-        return out, torch.softmax(scale * tiles_q.to(dtype) @ keys.mT, dim=-1).to(q.dtype)
-
-
-def _joined(regions: Tensor, lists: int) -> Tensor:
-    """(B, H, regions, T, D) -> (B * lists * regions, T, H / lists, D): heads with one list are gathered together."""
-    return regions.unflatten(1, (lists, regions.shape[1] // lists)).movedim(2, 4).flatten(0, 2)
-
-
-def _rows(routes: Tensor, kv_regions: int) -> Tensor:
-    """(B, H or 1, regions, topk) -> (B * (H or 1) * regions, topk): numbers in the list of all key regions.
-
-    int32, because it is kept for the backward pass.
-    """
-    lists = routes.shape[0] * routes.shape[1]
-    first = torch.arange(lists, dtype=torch.int32, device=routes.device).mul_(kv_regions)
-    routes = _refusable(routes, kv_regions, lists * kv_regions).to(torch.int32)
-    return (first.view(*routes.shape[:2], 1, 1) + routes).flatten(0, 2)
+        keys = _listed(to_regions(k, kv_region_size).to(dtype), routes, route_weights)
+        return out, torch.softmax(scale * to_regions(q, region_size).to(dtype) @ keys.mT, dim=-1).to(q.dtype)
 
 
 def _why_not_triton(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, return_attention: bool, **_: object) -> str | None:

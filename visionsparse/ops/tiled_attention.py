@@ -2,13 +2,12 @@
 
     out[r] = softmax(scale * q[r] @ K[r].T) @ V[r],   K[r] = concat(w[r, j] * k[rows[r, j]] for j), V[r] likewise
 
-per head. Tiles whose lists are of equal length go through in chunks whose gathered keys and values stay inside the
-cache; the next chunk uses the same buffers. The backward pass gathers them again; beside the inputs only the output and
-its log-sum-exp are kept for it. What is computed inside a chunk is tile_attention.py's.
+per image, list and head. Tiles whose lists are of equal length go through in chunks whose gathered keys and values stay
+inside the cache; the next chunk uses the same buffers: see tile_chunks.py. The backward pass gathers them again; beside
+the inputs only the output and its log-sum-exp are kept for it. What is computed inside a chunk is tile_attention.py's.
 
-Heads that share their lists stay side by side, as a linear layer leaves them: one row of the gather holds all heads of
-a tile, and a map is cut into tiles in long pieces (at 28 x 28 tokens and 4 heads of 32, cutting and joining was 40 % of
-the forward pass with a list for each head, and is 23 %).
+Tiles are given as views of the map or sequence that they are cut from, and written as such: no map is copied. Heads
+that share their lists stay side by side, as a linear layer leaves them: a row of the gather holds all heads of a tile.
 
 The ops are defined by `Library.define`: the `custom_op` decorator would import torch._dynamo at the first call (2 s).
 """
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from visionsparse.ops.tile_attention import choose
-from visionsparse.ops.tile_chunks import Chunks
+from visionsparse.ops.tile_chunks import Lists, Slabs, Where
 
 _library = torch.library.Library("visionsparse", "FRAGMENT")  # other modules add their ops to the namespace
 _library.define(
@@ -46,19 +45,24 @@ def tiled_attention(
 ) -> Tensor:
     """Attention of every query tile over the key tiles that its row of `rows` lists.
 
-    Args:
-        q: (R, Tq, H, D) query tiles; float16, bfloat16, float32 or float64. Half types are computed in float32.
-        k, v: (S, Tk, H, D) and (S, Tk, H, Dv), dtype of q.
-        rows: (R, topk) int32 or int64, entries in [0, S); others end in an IndexError (on CUDA in a device assertion).
-        weights: (R, topk) factors of the listed keys and values, or None.
-        scale: of the scores.
-        counts: (R,) how many entries of its row of `rows` a tile reads; all of them by default. A tile that reads none
-            gives 0.
-        live: (S, Tk) bool, the keys that take part; all of them by default. Every query tile that reads a key tile must
-            read a live key.
+    Tiles are (B, L, rows, columns, tile height, tile width, H, channels), any strides: images, sets of lists, a grid of
+    tiles, the tokens of a tile, the heads that share a set of lists. A sequence is a grid of one column.
 
-    Returns: (R, Tq, H, Dv), dtype of q. Differentiable once in q, k, v and weights. Deterministic on CPU; on CUDA the
-    gradients of k and v are under torch.use_deterministic_algorithms.
+    Args:
+        q: query tiles with D channels; float16, bfloat16, float32 or float64. Half types are computed in float32.
+        k, v: key and value tiles with D and Dv channels, dtype of q; their grid and tile size may differ from q's.
+        rows: (B, L, tiles, topk) int32 or int64, numbers of key tiles of the same image and list; one past all tiles of
+            the call ends in an IndexError (on CUDA in a device assertion).
+        weights: (B, L, tiles, topk) factors of the listed keys and values, or None.
+        scale: of the scores.
+        counts: (B, L, tiles) how many entries of its row of `rows` a tile reads; all of them by default. A tile that
+            reads none gives 0.
+        live: (B, L, key tiles, Tk) bool, the keys that take part; all of them by default. Every query tile that reads a
+            key tile must read a live key.
+
+    Returns: tiles of q with Dv channels, dtype of q, in memory as (B, height, width, L * H, Dv). Differentiable once in
+    q, k, v and weights. Deterministic on CPU; on CUDA the gradients of k and v are under
+    torch.use_deterministic_algorithms.
     """
     out, _ = torch.ops.visionsparse.tiled_attention(q, k, v, rows, weights, scale, counts, live)
     return out.to(q.dtype)
@@ -74,14 +78,18 @@ def _forward(
     counts: Tensor | None = None,
     live: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The output in the type that is computed in, and the log-sum-exp (R, Tq, H)."""
+    """The output in the type that is computed in, and the log-sum-exp (B, L, rows, columns, tokens, H)."""
     attention = choose(q, v)
     out, lse = _forward_shapes(q, k, v, rows, weights, scale, counts, live)
-    q, k, v = (x.to(out.dtype).contiguous() for x in (q, k, v))
+    slabs = Slabs(q, k, v, Lists(rows, weights, counts, live), out.dtype, copies=1)
     with torch.autocast(q.device.type, enabled=False):
-        for chunk in Chunks(k, v, rows, weights, counts, live, copies=1):
-            at, (keys, values) = chunk.where, chunk.gather()
-            out[at], lse[at] = attention.forward(q[at], keys, values, chunk.live, scale)
+        for slab in slabs:
+            slab_q, slab_out, slab_lse = (x[slab.at] for x in (q, out, lse))
+            for chunk in slab.chunks(slabs.most):
+                queries = _tiles(slab_q, chunk.where, out.dtype)
+                found, its_lse = attention.forward(queries, *chunk.gather(), chunk.live, scale)
+                slab_out[chunk.where] = found.reshape(*chunk.shape, *out.shape[4:])
+                slab_lse[chunk.where] = its_lse.reshape(*chunk.shape, *lse.shape[4:])
     return _clear_unread(out, rows, counts), _clear_unread(lse, rows, counts)
 
 
@@ -98,35 +106,48 @@ def _backward(
     counts: Tensor | None = None,
     live: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    attention, given = choose(q, v), q.dtype
-    grad_out, q, k, v = (x.to(out.dtype).contiguous() for x in (grad_out, q, k, v))
-    grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-    grad_weights = q.new_zeros(0 if weights is None else weights.shape)
+    attention = choose(q, v)
+    grad_q, grad_k, grad_v, grad_weights = _backward_shapes(
+        grad_out, q, k, v, out, lse, rows, weights, scale, counts, live
+    )
+    slabs = Slabs(q, k, v, Lists(rows, weights, counts, live), out.dtype, copies=2)
     with torch.autocast(q.device.type, enabled=False):
-        for chunk in Chunks(k, v, rows, weights, counts, live, copies=2):
-            at, (keys, values) = chunk.where, chunk.gather()
-            grad_q[at], grad_keys, grad_values = attention.backward(
-                grad_out[at], q[at], keys, values, out[at], lse[at], chunk.live, scale
+        for slab in slabs:
+            read = [x[slab.at] for x in (grad_out, q, out)]
+            slab_lse, slab_grad_q = lse[slab.at], grad_q[slab.at]
+            slab_grad_weights = (
+                grad_weights[slab.at].zero_().unflatten(2, q.shape[2:4]) if weights is not None else None
             )
-            of_weights = chunk.scatter_gradients(grad_keys, grad_values, grad_k, grad_v)
-            if of_weights is not None:
-                grad_weights[at, : of_weights.shape[1]] = of_weights
-    grad_q = _clear_unread(grad_q, rows, counts).to(given)
-    grad_weights = grad_weights if weights is None else grad_weights.to(weights.dtype)
-    return grad_q, grad_k.to(given), grad_v.to(given), grad_weights
+            slab.start_gradients(grad_k, grad_v)
+            for chunk in slab.chunks(slabs.most):
+                at, (keys, values) = chunk.where, chunk.gather()
+                upstream, queries, found = (_tiles(x, at, out.dtype) for x in read)
+                its_lse = slab_lse[at].flatten(0, -3)
+                grad_queries, grad_keys, grad_values = attention.backward(
+                    upstream, queries, keys, values, found, its_lse, chunk.live, scale
+                )
+                slab_grad_q[at] = grad_queries.reshape(*chunk.shape, *grad_q.shape[4:]).to(grad_q.dtype)
+                of_weights = chunk.scatter_gradients(grad_keys, grad_values)
+                del grad_keys, grad_values  # as large as what is gathered: not to be held beside the next chunk's
+                if slab_grad_weights is not None and of_weights is not None:
+                    slab_grad_weights[..., : chunk.count][at] = of_weights.to(grad_weights.dtype)
+            slab.finish_gradients()
+    return _clear_unread(grad_q, rows, counts), grad_k, grad_v, grad_weights
+
+
+def _tiles(x: Tensor, where: Where, dtype: torch.dtype) -> Tensor:
+    """(tiles, tokens, H, channels) of a slab's tiles that `where` takes; a view where they lie so."""
+    x = x[where].to(dtype)
+    return x.reshape(-1, x.shape[-4] * x.shape[-3], *x.shape[-2:])
 
 
 def _clear_unread(x: Tensor, rows: Tensor, counts: Tensor | None) -> Tensor:
     """x with 0 for the tiles that read no key: no chunk has them."""
-    if rows.shape[1] == 0:
+    if rows.shape[-1] == 0:
         return x.zero_()
     if counts is not None and bool((unread := counts == 0).any()):
-        x[unread] = 0
+        x.masked_fill_(unread.view(*x.shape[:4], *(1,) * (x.dim() - 4)), 0)
     return x
-
-
-def _compute_dtype(q: Tensor) -> torch.dtype:
-    return torch.promote_types(q.dtype, torch.float32)
 
 
 def _forward_shapes(
@@ -139,8 +160,11 @@ def _forward_shapes(
     counts: Tensor | None = None,
     live: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    dtype = _compute_dtype(q)
-    return q.new_empty(*q.shape[:3], v.shape[3], dtype=dtype), q.new_empty(q.shape[:3], dtype=dtype)
+    batch, lists, rows_of_tiles, columns, tile_height, tile_width, heads = q.shape[:7]
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    size = (batch, rows_of_tiles, tile_height, columns, tile_width, lists, heads, v.shape[-1])
+    out = q.new_empty(size, dtype=dtype).permute(0, 5, 1, 3, 2, 4, 6, 7)
+    return out, q.new_empty(*q.shape[:4], tile_height * tile_width, heads, dtype=dtype)
 
 
 def _backward_shapes(
@@ -156,8 +180,9 @@ def _backward_shapes(
     counts: Tensor | None = None,
     live: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grad_weights = out.new_empty(0) if weights is None else weights.new_empty(weights.shape)
-    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), grad_weights
+    grad_weights = q.new_empty(0) if weights is None else weights.new_empty(weights.shape)
+    grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
+    return grad_q, grad_k, grad_v, grad_weights
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
