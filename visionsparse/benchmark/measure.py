@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from visionsparse.benchmark.memory import peak_memory
-from visionsparse.benchmark.plan import Call, Candidate, Group, threads
+from visionsparse.benchmark.plan import Call, Candidate, Group
 from visionsparse.benchmark.timing import Timing, interleaved
 from visionsparse.ops.cost import Peaks
 
@@ -29,15 +29,14 @@ def measure(
         peaks: of the device, for the share of the roofline.
         step: told what share of the group is done.
     """
-    with threads(group.threads):
-        calls, memory = _ready(group, say)
-        if not calls:
-            step(1)
-            return []
-        candidates = {key: candidate for key, candidate in _keyed(group).items() if key in calls}
-        timings = interleaved(
-            calls, group.device, seconds=seconds, rounds=rounds, after_round=lambda done, total: step(done / total)
-        )
+    calls, memory = _ready(group, say)
+    if not calls:
+        step(1)
+        return []
+    candidates = {key: candidate for key, candidate in _keyed(group).items() if key in calls}
+    timings = interleaved(
+        calls, group.device, seconds=seconds, rounds=rounds, after_round=lambda done, total: step(done / total)
+    )
     records = [_record(group, candidates[key], timings[key], memory[key], peaks) for key in candidates]
     for record in records:
         for name, other in (("speed", group.baseline), ("times_ours", group.ours)):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -35,17 +34,6 @@ class Group(NamedTuple):
     baseline: str  # the candidate that speeds are told against
     ours: str  # the candidate that the others' times are told as multiples of
     device: torch.device
-    threads: int
+    threads: int  # that it is to be measured with: see processes.py
     arithmetic: str = "ieee"  # of the roofline: see ops/cost.py
     setting: dict[str, Any] = {}  # goes into every record: dtype, pass, ...  # noqa: RUF012
-
-
-@contextlib.contextmanager
-def threads(number: int) -> Iterator[None]:
-    """torch's threads inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -15,6 +15,7 @@ from visionsparse.benchmark.measure import Record, measure
 from visionsparse.benchmark.models import model_groups
 from visionsparse.benchmark.ops import op_groups
 from visionsparse.benchmark.plan import Group
+from visionsparse.benchmark.processes import with_threads
 from visionsparse.benchmark.progress import progress
 from visionsparse.benchmark.report import conclusions, print_rows, print_table, write_json
 from visionsparse.benchmark.roofline import peaks_here
@@ -26,16 +27,7 @@ from visionsparse.ops.cost import PEAKS
 
 def ops(arguments: Any) -> None:
     """`visionsparse benchmark ops`."""
-    device = choose_device(arguments.device)
-    groups = op_groups(
-        arguments.op,
-        device,
-        cases=arguments.case,
-        candidates=arguments.candidate,
-        threads=arguments.threads,
-        dtypes=arguments.dtype,
-        forward_only=arguments.forward_only,
-    )
+    groups = _op_groups(arguments, arguments.threads)  # what can't be measured is refused before anything is
     if arguments.dry_run:
         _dry_run(groups)
         return
@@ -44,50 +36,56 @@ def ops(arguments: Any) -> None:
         from visionsparse.visualization.figure import check_format
 
         check_format(arguments.plot)  # before an hour has passed
-    records = _keep(arguments, device, functools.partial(_groups, groups, arguments))
+    records = _keep(arguments, _measure_ops)
     if arguments.plot:
         print(f"plot: {draw_densities(records, arguments.plot)}")
 
 
 def models(arguments: Any) -> None:
     """`visionsparse benchmark models`."""
-    device = choose_device(arguments.device)
-    groups = model_groups(
-        arguments.names,
-        device,
-        image_size=arguments.image_size,
-        batch_sizes=arguments.batch_size,
-        threads=arguments.threads,
-    )
+    groups = _model_groups(arguments, arguments.threads)
     if arguments.dry_run:
         _dry_run(groups)
         return
-    _keep(arguments, device, functools.partial(_groups, groups, arguments))
+    _keep(arguments, _measure_models)
 
 
 def training(arguments: Any) -> None:
     """`visionsparse benchmark training`."""
-    from visionsparse.benchmark.training import measure_training
-
-    device, rounds = choose_device(arguments.device), arguments.rounds or 3
-
-    def produce() -> Iterator[list[Record]]:
-        with progress(len(arguments.threads) * len(arguments.workers) * rounds) as step:
-            for number in arguments.threads:
-                yield measure_training(
-                    arguments.config,
-                    device,
-                    workers=arguments.workers,
-                    threads=number,
-                    rounds=rounds,
-                    options=key_value_pairs(arguments.cfg_options),
-                    step=step,
-                )
-
-    _keep(arguments, device, produce)
+    _keep(arguments, _measure_training)
 
 
-def _groups(groups: Sequence[Group], arguments: Any) -> Iterator[list[Record]]:
+def _op_groups(arguments: Any, threads: Sequence[int]) -> list[Group]:
+    return op_groups(
+        arguments.op,
+        choose_device(arguments.device),
+        cases=arguments.case,
+        candidates=arguments.candidate,
+        threads=threads,
+        dtypes=arguments.dtype,
+        forward_only=arguments.forward_only,
+    )
+
+
+def _model_groups(arguments: Any, threads: Sequence[int]) -> list[Group]:
+    return model_groups(
+        arguments.names,
+        choose_device(arguments.device),
+        image_size=arguments.image_size,
+        batch_sizes=arguments.batch_size,
+        threads=threads,
+    )
+
+
+def _measure_ops(arguments: Any, threads: int) -> Iterator[list[Record]]:
+    return _measure(_op_groups(arguments, [threads]), arguments)
+
+
+def _measure_models(arguments: Any, threads: int) -> Iterator[list[Record]]:
+    return _measure(_model_groups(arguments, [threads]), arguments)
+
+
+def _measure(groups: Sequence[Group], arguments: Any) -> Iterator[list[Record]]:
     peaks = functools.cache(peaks_here)
     with progress(len(groups)) as step:
         for group in groups:
@@ -102,9 +100,25 @@ def _groups(groups: Sequence[Group], arguments: Any) -> Iterator[list[Record]]:
             )
 
 
-def _keep(arguments: Any, device: torch.device, produce: Callable[[], Iterator[list[Record]]]) -> list[Record]:
-    """What `produce` gives, shown at the end and written after every part; Ctrl-C ends it and loses no part."""
-    facts = {"command": arguments.command, **describe(device)}
+def _measure_training(arguments: Any, threads: int) -> Iterator[list[Record]]:
+    from visionsparse.benchmark.training import measure_training
+
+    rounds = arguments.rounds or 3
+    with progress(len(arguments.workers) * rounds) as step:
+        yield measure_training(
+            arguments.config,
+            choose_device(arguments.device),
+            workers=arguments.workers,
+            rounds=rounds,
+            options=key_value_pairs(arguments.cfg_options),
+            step=step,
+        )
+
+
+def _keep(arguments: Any, produce: Callable[[Any, int], Iterator[list[Record]]]) -> list[Record]:
+    """What `produce` gives for every number of threads, shown at the end and written after every part; Ctrl-C ends it
+    and loses no part."""
+    facts = {"command": arguments.command, **describe(choose_device(arguments.device))}
     path: Path | None = arguments.json
     records: list[Record] = []
     complete = False
@@ -115,9 +129,10 @@ def _keep(arguments: Any, device: torch.device, produce: Callable[[], Iterator[l
 
     write()  # a place that can't be written is told before an hour has passed
     try:
-        for found in produce():
-            records += found
-            write()
+        for number in arguments.threads:
+            for found in with_threads(number, produce, arguments, number):
+                records += found
+                write()
         complete = True
     finally:
         if records:

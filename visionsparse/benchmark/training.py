@@ -18,7 +18,6 @@ import torch
 from mmengine.hooks import Hook
 
 from visionsparse.benchmark.measure import Record
-from visionsparse.benchmark.plan import threads as using_threads
 from visionsparse.benchmark.timing import Timing
 from visionsparse.engine.resume import find_checkpoint
 from visionsparse.engine.runner import train
@@ -77,7 +76,6 @@ def measure_training(
     device: torch.device,
     *,
     workers: Sequence[int] = (0, 1, 2),
-    threads: int = 1,
     rounds: int = 3,
     options: Mapping[str, Any] | None = None,
     step: Callable[[str, float], None] = lambda name, share: None,
@@ -86,7 +84,6 @@ def measure_training(
 
     Args:
         config: path or name of a config.
-        threads: of the training process; each worker has one of its own.
         rounds: turns of every number of workers, two counted epochs each.
         options: changes to the config, by dotted key.
         step: told the run at hand and what share of it is done.
@@ -97,10 +94,9 @@ def measure_training(
     runs: dict[int, list[dict[str, Any]]] = {number: [] for number in workers}
     for turn in range(rounds):
         for number in runs:
-            with using_threads(threads):
-                runs[number].append(_run(config, device, number, options))
+            runs[number].append(_run(config, device, number, options))
             step(f"round {turn + 1}/{rounds}, {number} workers", 1)
-    facts = {"config": config, "threads": threads}
+    facts = {"config": config, "threads": torch.get_num_threads()}  # of the training process; a worker has one
     records = []
     for number, taken in runs.items():
         epochs = [epoch for run in taken for epoch in run["taken"]["epoch"][1:]]

@@ -54,8 +54,8 @@ def block_sparse_attention(
         scale: of the scores, D ** -0.5 by default.
         key_padding_mask: (B, Nk) bool, True = the key takes part; all do by default.
 
-    Returns: (B, H, Nq, Dv), dtype of q; a query without a live key gives 0, and no gradient. Backend "torch" lays it out
-    as (B, Nq, H, Dv), as scaled_dot_product_attention does, so that joining the heads is free.
+    Returns: (B, H, Nq, Dv), dtype of q. A query without a live key gives 0, and no gradient. Backend "torch" lays it
+        out in memory as (B, Nq, H, Dv), as scaled_dot_product_attention does, so that joining the heads is free.
 
     Raises: InputError where arguments don't fit together; says what was got, what was expected and what to do.
     """
