@@ -14,12 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Of gathered keys and values, in the backward pass of their gradients too. On CPU one to four times the L2 cache of
-# current server cores: smaller chunks pay for calls, larger ones fall out of the cache and cost memory. On a GPU enough
-# to fill the machine.
-CHUNK_BYTES = 2 << 20
+# Of gathered keys and values, in the backward pass of their gradients too; of all keys and values at most, so that on
+# small maps they are not what takes the memory. On CPU a few times the L2 cache of a core: smaller chunks pay for calls,
+# larger ones gain nothing. On a GPU enough to fill the machine.
+CHUNK_BYTES = 4 << 20
 CHUNK_BYTES_ELSEWHERE = 64 << 20
-_SMALL_CHUNK_BYTES = 1 << 20  # where keys and values are small, so that the chunk is not what takes the memory
+_LEAST_CHUNK_BYTES = 1 << 20
 
 Where = tuple[slice, ...] | tuple[Tensor, ...]  # indexes a slab's grid of tiles, (images, lists, rows, columns)
 
@@ -116,7 +116,7 @@ class Slabs:
         if q.device.type == "cpu":  # a thread's share: each has a cache of its own, and takes whole tiles
             cache, workers = CHUNK_BYTES, torch.get_num_threads()
         tile = max(1, every // key_tiles)
-        self.most = min(cache * workers, max(_SMALL_CHUNK_BYTES, every)) // (copies * tile)
+        self.most = min(cache * workers, max(_LEAST_CHUNK_BYTES, every)) // (copies * tile)
         groups = max(1, cache // (tile * max(1, math.prod(k.shape[2:4]))))
         self._pieces = rectangles(k.shape[:2], groups)
 
