@@ -27,7 +27,7 @@ from tests.ops.kit import (
 )
 from tests.ops.routed_inputs import ROUTED
 from visionsparse import ops
-from visionsparse.benchmark.plan import threads
+from visionsparse.benchmark.processes import threads
 from visionsparse.ops import tile_chunks
 
 OPS = {"routed_attention": ROUTED, "block_sparse_attention": BLOCK_SPARSE}

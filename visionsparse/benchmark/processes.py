@@ -56,6 +56,20 @@ def with_threads(number: int, produce: Callable[..., Iterable[Any]], *args: Any)
         process.join()
 
 
+@contextlib.contextmanager
+def threads(number: int) -> Iterator[None]:
+    """torch's threads inside the block, in this process: for what is not compared with other times."""
+    before = torch.get_num_threads()
+    if number == before:  # setting them anew would not leave all as it was
+        yield
+        return
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _send(sender: Connection, produce: Callable[..., Iterable[Any]], args: tuple[Any, ...]) -> None:
     try:
         for found in produce(*args):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
 
 from visionsparse.benchmark.plan import Call
+from visionsparse.benchmark.processes import threads
 from visionsparse.benchmark.timing import sample
 from visionsparse.ops.cost import PEAKS, Peaks
 
@@ -29,7 +27,7 @@ def peaks_here(device: torch.device, dtype: torch.dtype, num_threads: int) -> Pe
         major, minor = torch.cuda.get_device_capability(device)
         if (known := PEAKS.get(10 * major + minor)) is not None:
             return known
-    with _threads(num_threads), torch.no_grad():
+    with threads(num_threads), torch.no_grad():
         a, b = torch.randn(2, _SIDE, _SIDE, device=device).to(dtype)
         source = torch.ones(_BYTES // 4, device=device)
         target = source.clone()
@@ -37,19 +35,6 @@ def peaks_here(device: torch.device, dtype: torch.dtype, num_threads: int) -> Pe
         copy = _seconds(lambda: target.copy_(source), device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{num_threads} threads here, measured"
     return Peaks(name, {arithmetic_of(dtype, device): 2 * _SIDE**3 / multiply}, 2 * _BYTES / copy)
-
-
-@contextlib.contextmanager
-def _threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if number == before:  # setting them anew would not leave all as it was: see processes.py
-        yield
-        return
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _seconds(call: Call, device: torch.device) -> float:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 # Of gathered keys and values, in the backward pass of their gradients too; of all keys and values at most, so that on
-# small maps they are not what takes the memory. On CPU a few times the L2 cache of a core: smaller chunks pay for calls,
-# larger ones gain nothing. On a GPU enough to fill the machine.
+# small maps they are not what takes the memory. On CPU a few times the L2 cache of a core: smaller chunks pay for
+# calls, larger ones gain nothing. On a GPU enough to fill the machine.
 CHUNK_BYTES = 4 << 20
 CHUNK_BYTES_ELSEWHERE = 64 << 20
 _LEAST_CHUNK_BYTES = 1 << 20
