@@ -69,7 +69,9 @@ def compiled_flex(mask: Tensor, block: int) -> Function:
     tokens = mask.shape[-1] * block
     # As partial blocks without a mask_mod: for whole ones torch 2.11 writes C++ that does not compile.
     lists = BlockMask.from_kv_blocks(counts, indices, BLOCK_SIZE=block, seq_lengths=(tokens, tokens))
-    compiled = torch.compile(flex_attention, dynamic=False)
+    # Named, the number of threads is part of the key of Inductor's cache. Else torch 2.11 takes code from there that
+    # was made for another number, and that for fewer threads writes past its buffers.
+    compiled = torch.compile(flex_attention, dynamic=False, options={"cpp.threads": torch.get_num_threads()})
 
     def function(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out = compiled(q, k, v, block_mask=lists)
