@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,8 @@ def draw_densities(records: Sequence[Record], path: str | Path) -> Path:
         op, tokens, passes, dtype, threads = panel
         axis.set(xscale="log", yscale="log", xlabel="density", ylabel="ms")
         axis.set_title(f"{op}\n{tokens} tokens, {passes}, {dtype}, threads: {threads}", fontsize=9)
-        measured = sorted({f"{record['density']:.2g}" for record in mine if "block" in record}, key=float)
-        axis.set_xticks([float(density) for density in measured], measured)
+        measured = _apart({round(record["density"], 3) for record in mine if "block" in record})
+        axis.set_xticks(measured, [f"{density:.2g}" for density in measured])
         axis.minorticks_off()
         axis.grid(alpha=0.3, which="both")
         axis.spines[["top", "right"]].set_visible(False)
@@ -72,3 +72,12 @@ def draw_densities(records: Sequence[Record], path: str | Path) -> Path:
     lines = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2, fontsize=8)
     return save_figure(figure, path)
+
+
+def _apart(densities: Iterable[float]) -> list[float]:
+    """In order, without those whose labels would run into each other: blocks of two sizes round a density apart."""
+    kept: list[float] = []
+    for density in sorted(densities):
+        if not kept or density > 1.2 * kept[-1]:
+            kept.append(density)
+    return kept
