@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from visionsparse import ops
-from visionsparse.benchmark import block_sparse_baselines
+from visionsparse.benchmark import block_sparse_attention, block_sparse_baselines
 from visionsparse.benchmark.block_sparse_attention import exact_mask
 from visionsparse.benchmark.routed_attention import Case
 from visionsparse.benchmark.routed_baselines import BASELINES, Maps, published_gather_nhwc
@@ -54,6 +54,24 @@ def test_a_block_sparse_form_agrees_with_reference(form: str) -> None:
     with ops.use_backend("reference"):
         expected = run(lambda *qkv: ops.block_sparse_attention(*qkv, mask, block_size=(4, 4)))
     torch.testing.assert_close(run(getattr(block_sparse_baselines, form)(mask, 4)), expected)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_backend_of_dense_attention_is_one_that_torch_has(device: str) -> None:
+    case = block_sparse_attention.Case("64", tokens=64)
+    forms = block_sparse_attention._dense_forms(case, torch.device(device), torch.float32)
+    for name, backend, _ in forms:
+        assert backend is None or name.endswith(backend.lower())
+        block_sparse_baselines.dense_sdpa(backend)
+
+
+def test_the_backends_of_dense_attention_agree() -> None:
+    q, k, v = (torch.randn(1, 2, 20, 8) for _ in range(3))
+    default, flash, math = (
+        block_sparse_baselines.dense_sdpa(name)(q, k, v) for name in (None, "FLASH_ATTENTION", "MATH")
+    )
+    torch.testing.assert_close(flash, default)
+    torch.testing.assert_close(math, default)
 
 
 @pytest.mark.slow

@@ -56,7 +56,7 @@ def test_ops_are_measured_compared_and_kept(tmp_path: Path, capsys: pytest.Captu
     assert content["command"].startswith("visionsparse benchmark ops --device cpu")
     assert {"date", "commit", "device", "cpu", "cpu_cores", "versions", "how"} <= content.keys()
     found = content["results"]
-    assert len(found) == 2 * (8 + 10)  # passes; candidates of either op
+    assert len(found) == 2 * (8 + 11)  # passes; candidates of either op
     for record in found:
         assert {"op", "case", "candidate", "pass", "dtype", "threads", "shape", "density"} <= record.keys()
         assert {"rounds", "baseline", "speed", "times_ours", "peak_memory_mib", "cpu_share"} <= record.keys()

@@ -27,7 +27,7 @@ from visionsparse.ops.cost import Cost, block_sparse_size
 
 BASELINE = "dense SDPA"
 _MOST_PAIRS = 2**29  # of a mask written out: torch turns its bytes to as many floats
-_MOST_KEPT = 2**32  # bytes of copies for a backward pass
+_MOST_KEPT = 2**32  # bytes of copies or scores
 
 
 class Case(NamedTuple):
@@ -80,7 +80,7 @@ def candidates(case: Case, device: torch.device, dtype: torch.dtype, backward: b
     cost = case.cost(block, case.tokens // block, dtype, backward)
     found = [
         Candidate(name, f"{case.name}/dense", partial(prepare, partial(dense_sdpa, backend)), facts, cost, **more)
-        for name, backend, more in _dense_forms(device)
+        for name, backend, more in _dense_forms(case, device, dtype)
     ]
     for block, density in itertools.product(case.blocks, case.densities):
         blocks = case.tokens // block
@@ -104,13 +104,16 @@ def _of_mask(
     return make(exact_mask(heads, blocks, listed, device), block)
 
 
-def _dense_forms(device: torch.device) -> list[tuple[str, str | None, dict[str, Any]]]:
-    """(name, SDPA backend, more of the candidate)."""
-    forms: list[tuple[str, str | None, dict[str, Any]]] = [(BASELINE, None, {})]
-    if device.type == "cuda":
-        backends = ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION", "MATH")
-        forms += [(f"{BASELINE}, {name.lower()}", name, {"optional": True}) for name in backends]
-    return forms
+def _dense_forms(case: Case, device: torch.device, dtype: torch.dtype) -> list[tuple[str, str | None, dict[str, Any]]]:
+    """(name, SDPA backend, more of the candidate): the one that torch chooses, then each; on CPU it chooses flash."""
+    fused = ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION") if device.type == "cuda" else ()
+    scores = case.heads * case.tokens**2 * dtype.itemsize
+    too_large = f"it would hold {scores / 2**30:g} GiB of scores." if scores > _MOST_KEPT else None
+    return [
+        (BASELINE, None, {}),
+        *((f"{BASELINE}, {name.lower()}", name, {"optional": True}) for name in fused),
+        (f"{BASELINE}, math", "MATH", {"optional": True, "why_not": too_large}),
+    ]
 
 
 def _sparse_forms(

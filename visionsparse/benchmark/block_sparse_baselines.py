@@ -20,7 +20,7 @@ def dense_sdpa(backend: str | None = None) -> Function:
         return F.scaled_dot_product_attention
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    chosen = SDPBackend[backend]
+    chosen = getattr(SDPBackend, backend)  # no enum of Python
 
     def function(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         with sdpa_kernel(chosen):
