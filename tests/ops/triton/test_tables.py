@@ -7,8 +7,8 @@ import torch
 
 from visionsparse import ops
 from visionsparse.errors import InputError
-from visionsparse.ops.triton.launch import Target
 from visionsparse.ops.triton.routed_attention import invert
+from visionsparse.ops.triton.target import Target
 from visionsparse.ops.triton.tiles import choose_tile
 
 

@@ -16,11 +16,11 @@ from visionsparse.ops.triton import block_sparse_attention, routed_attention
 from visionsparse.ops.triton.launch import (
     Address,
     Launch,
-    Target,
     backward_keys_launch,
     backward_queries_launch,
     forward_launch,
 )
+from visionsparse.ops.triton.target import Target
 
 KERNELS = ("forward", "backward_queries", "backward_keys")
 DTYPES = ("bf16", "fp16", "tf32", "ieee")  # tf32, ieee: float32 with and without torch's leave to use tf32

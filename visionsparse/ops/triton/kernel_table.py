@@ -14,7 +14,7 @@ from visionsparse.ops.cost import PEAKS, Cost
 from visionsparse.ops.triton import attention
 from visionsparse.ops.triton.inspection import Compiled, compile_for
 from visionsparse.ops.triton.kernel_cases import KERNELS, WIDTHS, Case, cases, launches
-from visionsparse.ops.triton.launch import Target
+from visionsparse.ops.triton.target import Target
 from visionsparse.ops.triton.tiles import Tile, choose_tile
 
 ARITHMETIC = {"bf16": "half", "fp16": "half", "tf32": "tf32", "ieee": "ieee"}

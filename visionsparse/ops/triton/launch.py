@@ -11,7 +11,8 @@ import torch
 import triton
 from torch import Tensor
 
-from visionsparse.ops.triton.attention import INTERPRETED, backward_keys_kernel, backward_queries_kernel, forward_kernel
+from visionsparse.ops.triton.attention import backward_keys_kernel, backward_queries_kernel, forward_kernel
+from visionsparse.ops.triton.target import Target
 from visionsparse.ops.triton.tiles import Tile, choose_tile
 
 
@@ -42,24 +43,6 @@ class Launch(NamedTuple):
         """Those of the compiler."""
         _, _, num_warps, num_stages, max_registers = self.tile
         return dict(num_warps=num_warps, num_stages=num_stages, maxnreg=max_registers)
-
-
-class Target(NamedTuple):
-    capability: int  # 80, 90, ...
-    precision: str  # of float32 products: "tf32" or "ieee"
-
-    @classmethod
-    def of(cls, x: Tensor) -> Target:
-        if INTERPRETED:
-            return cls(80, "ieee")
-        major, minor = torch.cuda.get_device_capability(x.device)
-        return cls(10 * major + minor, "tf32" if _allows_tf32() else "ieee")
-
-
-def _allows_tf32() -> bool:
-    """By either of torch's switches: reading allow_tf32 is an error where the newer one was used."""
-    precision = getattr(torch.backends.cuda.matmul, "fp32_precision", "none")
-    return torch.backends.cuda.matmul.allow_tf32 if precision == "none" else precision == "tf32"
 
 
 def forward_launch(

@@ -6,14 +6,13 @@ ieee float32 runs on tensor cores: `visionsparse inspect-kernels` checks it for 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from visionsparse.ops.triton.launch import Target
+from visionsparse.ops.triton.target import Target
 
 
 class Tile(NamedTuple):
