@@ -57,7 +57,7 @@ class ProgressBar:
     ) -> None:
         self.close()
 
-    def update(self, done: int, description: str) -> None:
+    def update(self, done: float, description: str) -> None:
         """Tells how much of the total is done."""
         if not self.is_shown:
             return

@@ -8,34 +8,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from visionsparse.progress import ProgressBar
+
 Step = Callable[[str, float], None]  # the group at hand, and its share that is done (1 ends it)
 
 
 @contextlib.contextmanager
 def progress(total: int) -> Iterator[Step]:
     """Tells on stderr of `total` groups."""
-    if sys.stderr.isatty():
-        with _bar(total) as step:
-            yield step
-    else:
+    if not sys.stderr.isatty():
         yield _lines(total)
-
-
-@contextlib.contextmanager
-def _bar(total: int) -> Iterator[Step]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("eta"), TimeRemainingColumn())
-    shown = (*columns, TextColumn("{task.description}"))
-    # No thread of its own: it would take time from what is timed, and data-loading processes are forked beside it.
-    with Progress(*shown, console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
-        task = bar.add_task("", total=total)
+        return
+    with ProgressBar(total, "groups") as bar:
         finished = 0
 
         def step(name: str, share: float) -> None:
             nonlocal finished
-            bar.update(task, description=name, completed=finished + share, refresh=True)
+            bar.update(finished + share, name)
             finished += share >= 1
 
         yield step
