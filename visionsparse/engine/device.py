@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -41,6 +42,9 @@ def choose_device(name: str | None = None) -> torch.device:
     return torch.device("cuda", number)
 
 
+_LET_GO = 0.2  # seconds
+
+
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """Joins the processes that torchrun started; without torchrun it does nothing.
@@ -61,3 +65,6 @@ def process_group(device: torch.device) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+        # A thread of gloo's lets go of a finished collective's tensors a moment later, and takes Python's lock for it;
+        # if the interpreter is going down by then the process ends with "terminate called without an active exception".
+        time.sleep(_LET_GO)
