@@ -20,6 +20,7 @@ from visionsparse.errors import InputError
 from visionsparse.ops.block_lists import BlockLists, as_lists, as_mask, check_lists, check_mask, is_flex
 from visionsparse.ops.dispatch import backend, dispatch
 from visionsparse.ops.inputs import autocast, check_qkv, check_scale, dtype_name, without_autocast
+from visionsparse.ops.regions import cut, uncut
 from visionsparse.ops.tiled_attention import tiled_attention
 from visionsparse.ops.triton import why_not_attention, why_not_counts
 from visionsparse.ops.work import Work, work
@@ -141,7 +142,7 @@ def _torch(
         lists.counts.expand(batch, heads, -1),
         None if live is None else live.expand(batch, heads, -1, -1),
     )
-    return out.flatten(2, 5).flatten(3, 4)[:, :, :num_queries]
+    return uncut(out, num_queries, 1)[:, :, :, 0]
 
 
 def _why_not_triton(q: Tensor, k: Tensor, v: Tensor, **_: object) -> str | None:
@@ -178,12 +179,8 @@ def _triton(
 
 
 def _to_tiles(x: Tensor, size: int) -> Tensor:
-    """(B, H, N, D) -> (B, H, ceil(N / size), 1, size, 1, 1, D), the last block filled with zeros; a view where it is
-    full. Each head has lists of its own."""
-    tokens = x.shape[2]
-    if tokens % size:
-        x = F.pad(x, (0, 0, 0, -tokens % size))
-    return x.unflatten(2, (-(-tokens // size), size))[:, :, :, None, :, None, None]
+    """(B, H, N, D) -> (B, H, ceil(N / size), 1, size, 1, 1, D): a map of one column, with lists for each head."""
+    return cut(x[:, :, :, None], (size, 1), lists=x.shape[1])
 
 
 def _live_keys(k: Tensor, size: int, key_padding_mask: Tensor | None) -> Tensor | None:

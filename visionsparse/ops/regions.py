@@ -19,11 +19,8 @@ def cut(x: torch.Tensor, region_size: tuple[int, int], lists: int) -> torch.Tens
 
     A view of the map, or of its copy with zeros beyond the edge.
     """
-    height, width = x.shape[2:4]
-    rows, columns = region_grid(height, width, region_size)
-    pad_bottom, pad_right = rows * region_size[0] - height, columns * region_size[1] - width
-    if pad_bottom or pad_right:
-        x = F.pad(x, (0, 0, 0, pad_right, 0, pad_bottom))
+    rows, columns = region_grid(x.shape[2], x.shape[3], region_size)
+    x = _filled(x, region_size)
     x = x.unflatten(3, (columns, region_size[1])).unflatten(2, (rows, region_size[0]))
     return x.unflatten(1, (lists, x.shape[1] // lists)).permute(0, 1, 3, 5, 4, 6, 2, 7)
 
@@ -46,10 +43,9 @@ def to_regions(x: torch.Tensor, region_size: tuple[int, int]) -> torch.Tensor:
     batch, heads, height, width, channels = x.shape
     region_height, region_width = region_size
     rows, columns = region_grid(height, width, region_size)
-    pad_bottom, pad_right = rows * region_height - height, columns * region_width - width
-    if pad_bottom or pad_right:
-        x = F.pad(x, (0, 0, 0, pad_right, 0, pad_bottom))
-    x = x.permute(0, 2, 3, 1, 4)  # before it is cut, so that the gradient is put together in this order, too
+    x = _filled(x, region_size).permute(
+        0, 2, 3, 1, 4
+    )  # before it is cut, so that the gradient is put together in this order, too
     x = x.reshape(batch, rows, region_height, columns, region_width, heads, channels).transpose(2, 3)
     x = x.reshape(batch, rows * columns, region_height * region_width, heads, channels)
     return x.permute(0, 3, 1, 2, 4)
@@ -67,3 +63,11 @@ def from_regions(x: torch.Tensor, region_size: tuple[int, int], height: int, wid
     if x.shape[1:3] != (height, width):  # else slicing is a copy in the backward pass
         x = x[:, :height, :width]
     return x.permute(0, 3, 1, 2, 4)
+
+
+def _filled(x: torch.Tensor, region_size: tuple[int, int]) -> torch.Tensor:
+    """(B, H, height, width, D) with zeros up to the end of the last regions."""
+    height, width = x.shape[2:4]
+    rows, columns = region_grid(height, width, region_size)
+    pad_bottom, pad_right = rows * region_size[0] - height, columns * region_size[1] - width
+    return F.pad(x, (0, 0, 0, pad_right, 0, pad_bottom)) if pad_bottom or pad_right else x

@@ -64,9 +64,11 @@ class Chunk:
 class Slab:
     """The key and value tiles of some images and lists, and the query tiles that read them."""
 
-    def __init__(self, at: tuple[slice, ...], grid: Sequence[int], lists: Lists, listed: list[Listed]) -> None:
+    def __init__(
+        self, at: tuple[slice, ...], grid: Sequence[int], lists: Lists, listed: list[Listed], most: int
+    ) -> None:
         self.at, self.listed = at, listed  # `at` indexes the first two dimensions of all tiles
-        self._lists = lists
+        self._lists, self._most = lists, most  # key tiles of a chunk
         rows = lists.rows[at].long()  # on int32 index_add_ takes twice as long
         self._grid = (*rows.shape[:2], *grid)
         groups = torch.arange(math.prod(rows.shape[:2]), device=rows.device).view(*rows.shape[:2], 1, 1)
@@ -83,12 +85,12 @@ class Slab:
         for listed in self.listed:
             listed.finish_gradient()
 
-    def chunks(self, most: int) -> Iterator[Chunk]:
-        """All query tiles that read any key, in chunks that list at most `most` key tiles, one query tile at least."""
+    def chunks(self) -> Iterator[Chunk]:
+        """All query tiles that read any key; a chunk lists as many key tiles as is the most, or is one query tile."""
         counts = None if self._lists.counts is None else self._lists.counts[self.at].reshape(-1)
         lengths = [self.rows.shape[-1]] if counts is None else counts.unique().tolist()
         for length in filter(None, lengths):
-            at_most = max(1, most // length)
+            at_most = max(1, self._most // length)
             if len(lengths) == 1:  # rectangles of tiles: indexing by them is no copy
                 for where in rectangles(self._grid, at_most):
                     yield Chunk(self, where, [of.stop - of.start for of in where], length)
@@ -99,7 +101,7 @@ class Slab:
                 yield Chunk(self, torch.unravel_index(piece, self._grid), [len(piece)], length)
 
 
-class Slabs:
+def slabs(q: Tensor, k: Tensor, v: Tensor, lists: Lists, dtype: torch.dtype, copies: int) -> Iterator[Slab]:
     """The slabs of a call, one after the other in the same buffers.
 
     Args:
@@ -107,23 +109,16 @@ class Slabs:
         dtype: that is computed in.
         copies: how many of a chunk's keys and values are held.
     """
-
-    def __init__(self, q: Tensor, k: Tensor, v: Tensor, lists: Lists, dtype: torch.dtype, copies: int) -> None:
-        self._k, self._v, self._lists, self._grid = k, v, lists, q.shape[2:4]
-        self._buffers = Buffers(dtype, q.device)
-        key_tiles, every = max(1, math.prod(k.shape[:4])), (k.numel() + v.numel()) * dtype.itemsize
-        cache, workers = CHUNK_BYTES_ELSEWHERE, 1
-        if q.device.type == "cpu":  # a thread's share: each has a cache of its own, and takes whole tiles
-            cache, workers = CHUNK_BYTES, torch.get_num_threads()
-        tile = max(1, every // key_tiles)
-        self.most = min(cache * workers, max(_LEAST_CHUNK_BYTES, every)) // (copies * tile)
-        groups = max(1, cache // (tile * max(1, math.prod(k.shape[2:4]))))
-        self._pieces = rectangles(k.shape[:2], groups)
-
-    def __iter__(self) -> Iterator[Slab]:
-        for at in self._pieces:
-            listed = [Listed(x[at], name, self._buffers) for x, name in ((self._k, "keys"), (self._v, "values"))]
-            yield Slab(at, self._grid, self._lists, listed)
+    buffers, every = Buffers(dtype, q.device), (k.numel() + v.numel()) * dtype.itemsize
+    cache, workers = CHUNK_BYTES_ELSEWHERE, 1
+    if q.device.type == "cpu":  # a thread's share: each has a cache of its own, and takes whole tiles
+        cache, workers = CHUNK_BYTES, torch.get_num_threads()
+    tile = max(1, every // max(1, math.prod(k.shape[:4])))
+    most = min(cache * workers, max(_LEAST_CHUNK_BYTES, every)) // (copies * tile)
+    groups = max(1, cache // (tile * max(1, math.prod(k.shape[2:4]))))
+    for at in rectangles(k.shape[:2], groups):
+        listed = [Listed(x[at], name, buffers) for x, name in ((k, "keys"), (v, "values"))]
+        yield Slab(at, q.shape[2:4], lists, listed, most)
 
 
 class Listed:

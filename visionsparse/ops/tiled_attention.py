@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from visionsparse.ops.tile_attention import choose
-from visionsparse.ops.tile_chunks import Lists, Slabs, Where
+from visionsparse.ops.tile_chunks import Lists, Where, slabs
 
 _library = torch.library.Library("visionsparse", "FRAGMENT")  # other modules add their ops to the namespace
 _library.define(
@@ -81,11 +81,11 @@ def _forward(
     """The output in the type that is computed in, and the log-sum-exp (B, L, rows, columns, tokens, H)."""
     attention = choose(q, v)
     out, lse = _forward_shapes(q, k, v, rows, weights, scale, counts, live)
-    slabs = Slabs(q, k, v, Lists(rows, weights, counts, live), out.dtype, copies=1)
+    lists = Lists(rows, weights, counts, live)
     with torch.autocast(q.device.type, enabled=False):
-        for slab in slabs:
+        for slab in slabs(q, k, v, lists, out.dtype, copies=1):
             slab_q, slab_out, slab_lse = (x[slab.at] for x in (q, out, lse))
-            for chunk in slab.chunks(slabs.most):
+            for chunk in slab.chunks():
                 queries = _tiles(slab_q, chunk.where, out.dtype)
                 found, its_lse = attention.forward(queries, *chunk.gather(), chunk.live, scale)
                 slab_out[chunk.where] = found.reshape(*chunk.shape, *out.shape[4:])
@@ -110,16 +110,16 @@ def _backward(
     grad_q, grad_k, grad_v, grad_weights = _backward_shapes(
         grad_out, q, k, v, out, lse, rows, weights, scale, counts, live
     )
-    slabs = Slabs(q, k, v, Lists(rows, weights, counts, live), out.dtype, copies=2)
+    lists = Lists(rows, weights, counts, live)
     with torch.autocast(q.device.type, enabled=False):
-        for slab in slabs:
+        for slab in slabs(q, k, v, lists, out.dtype, copies=2):
             read = [x[slab.at] for x in (grad_out, q, out)]
             slab_lse, slab_grad_q = lse[slab.at], grad_q[slab.at]
             slab_grad_weights = (
                 grad_weights[slab.at].zero_().unflatten(2, q.shape[2:4]) if weights is not None else None
             )
             slab.start_gradients(grad_k, grad_v)
-            for chunk in slab.chunks(slabs.most):
+            for chunk in slab.chunks():
                 at, (keys, values) = chunk.where, chunk.gather()
                 upstream, queries, found = (_tiles(x, at, out.dtype) for x in read)
                 its_lse = slab_lse[at].flatten(0, -3)
