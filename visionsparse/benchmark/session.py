@@ -27,7 +27,7 @@ from visionsparse.ops.cost import PEAKS
 
 def ops(arguments: Any) -> None:
     """`visionsparse benchmark ops`."""
-    groups = _op_groups(arguments, arguments.threads)  # what can't be measured is refused before anything is
+    groups = _groups(arguments, arguments.threads)  # what can't be measured is refused before anything is
     if arguments.dry_run:
         _dry_run(groups)
         return
@@ -36,18 +36,18 @@ def ops(arguments: Any) -> None:
         from visionsparse.visualization.figure import check_format
 
         check_format(arguments.plot)  # before an hour has passed
-    records = _keep(arguments, _measure_ops)
+    records = _keep(arguments, _measure)
     if arguments.plot:
         print(f"plot: {draw_densities(records, arguments.plot)}")
 
 
 def models(arguments: Any) -> None:
     """`visionsparse benchmark models`."""
-    groups = _model_groups(arguments, arguments.threads)
+    groups = _groups(arguments, arguments.threads)
     if arguments.dry_run:
         _dry_run(groups)
         return
-    _keep(arguments, _measure_models)
+    _keep(arguments, _measure)
 
 
 def training(arguments: Any) -> None:
@@ -55,10 +55,19 @@ def training(arguments: Any) -> None:
     _keep(arguments, _measure_training)
 
 
-def _op_groups(arguments: Any, threads: Sequence[int]) -> list[Group]:
+def _groups(arguments: Any, threads: Sequence[int]) -> list[Group]:
+    device = choose_device(arguments.device)
+    if arguments.what == "models":
+        return model_groups(
+            arguments.names,
+            device,
+            image_size=arguments.image_size,
+            batch_sizes=arguments.batch_size,
+            threads=threads,
+        )
     return op_groups(
         arguments.op,
-        choose_device(arguments.device),
+        device,
         cases=arguments.case,
         candidates=arguments.candidate,
         threads=threads,
@@ -67,26 +76,8 @@ def _op_groups(arguments: Any, threads: Sequence[int]) -> list[Group]:
     )
 
 
-def _model_groups(arguments: Any, threads: Sequence[int]) -> list[Group]:
-    return model_groups(
-        arguments.names,
-        choose_device(arguments.device),
-        image_size=arguments.image_size,
-        batch_sizes=arguments.batch_size,
-        threads=threads,
-    )
-
-
-def _measure_ops(arguments: Any, threads: int) -> Iterator[list[Record]]:
-    return _measure(_op_groups(arguments, [threads]), arguments)
-
-
-def _measure_models(arguments: Any, threads: int) -> Iterator[list[Record]]:
-    return _measure(_model_groups(arguments, [threads]), arguments)
-
-
-def _measure(groups: Sequence[Group], arguments: Any) -> Iterator[list[Record]]:
-    peaks = functools.cache(peaks_here)
+def _measure(arguments: Any, threads: int) -> Iterator[list[Record]]:
+    groups, peaks = _groups(arguments, [threads]), functools.cache(peaks_here)
     with progress(len(groups)) as step:
         for group in groups:
             dtype = getattr(torch, group.setting["dtype"])
