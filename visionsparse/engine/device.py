@@ -67,4 +67,5 @@ def process_group(device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
         # A thread of gloo's lets go of a finished collective's tensors a moment later, and takes Python's lock for it;
         # if the interpreter is going down by then the process ends with "terminate called without an active exception".
-        time.sleep(_LET_GO)
+        if backend == "gloo":
+            time.sleep(_LET_GO)
