@@ -42,9 +42,10 @@ def masked_routes(
     dtype = torch.promote_types(q.dtype, torch.float32)
     region, kv_region = _region_of_token(q, region_size), _region_of_token(k, kv_region_size)
     kv_regions = k.shape[2] * k.shape[3] // (kv_region_size[0] * kv_region_size[1])
-    counts = torch.zeros(*routes.shape[:3], kv_regions, dtype=dtype, device=q.device)
+    counts = torch.zeros(*routes.shape[:3], kv_regions, dtype=torch.int64, device=q.device)
     counts = counts.scatter_add(3, routes.long(), counts.new_ones(()).expand(routes.shape))
-    bias = counts.log().index_select(3, kv_region).index_select(2, region)
+    logs = torch.arange(routes.shape[3] + 1, dtype=dtype, device=q.device).log()  # once for all: log(0) is slow
+    bias = logs.index_select(0, counts.flatten()).view(counts.shape).index_select(3, kv_region).index_select(2, region)
     tokens_q, tokens_k, tokens_v = (x.flatten(2, 3).to(dtype) for x in (q, k, v))
     out = F.scaled_dot_product_attention(tokens_q, tokens_k, tokens_v, attn_mask=bias, scale=scale)
     out = out.to(q.dtype).transpose(1, 2).contiguous()  # a copy only where q is head-major

@@ -43,9 +43,8 @@ def to_regions(x: torch.Tensor, region_size: tuple[int, int]) -> torch.Tensor:
     batch, heads, height, width, channels = x.shape
     region_height, region_width = region_size
     rows, columns = region_grid(height, width, region_size)
-    x = _filled(x, region_size).permute(
-        0, 2, 3, 1, 4
-    )  # before it is cut, so that the gradient is put together in this order, too
+    x = _filled(x, region_size)
+    x = x.permute(0, 2, 3, 1, 4)  # before it is cut, so that the gradient is put together in this order, too
     x = x.reshape(batch, rows, region_height, columns, region_width, heads, channels).transpose(2, 3)
     x = x.reshape(batch, rows * columns, region_height * region_width, heads, channels)
     return x.permute(0, 3, 1, 2, 4)
