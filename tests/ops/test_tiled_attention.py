@@ -90,6 +90,26 @@ def test_tiles_that_read_alike_are_computed_together_wherever_they_lie(value_cha
         torch.testing.assert_close(got[tile].flatten(0, 1).transpose(0, 1), expected)
 
 
+@kinds
+@pytest.mark.parametrize("layout", ["channels first", "one for all heads", "heads first"])
+def test_gradients_do_not_depend_on_where_the_channels_lie(kind: dict[str, bool], layout: str) -> None:
+    def laid_out(x: torch.Tensor) -> torch.Tensor:
+        if layout == "one for all heads":
+            return x[..., :1, :].expand(x.shape)
+        dimensions = (0, 1, 7, 2, 3, 4, 5, 6) if layout == "channels first" else (0, 1, 6, 2, 3, 4, 5, 7)
+        back = sorted(range(8), key=dimensions.__getitem__)
+        return x.permute(dimensions).contiguous().permute(back)
+
+    *tiles, rows, weights, scale = (inputs := make(**kind))[:6]
+    strided = [laid_out(x.detach()).requires_grad_() for x in tiles]
+    plain = [x.detach().contiguous().requires_grad_() for x in strided]
+    got, expected = (
+        torch.autograd.grad(tiled_attention(*leaves, rows, weights, scale, *inputs[6:]).square().sum(), leaves)
+        for leaves in (strided, plain)
+    )
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("most", range(1, 26))
 @pytest.mark.parametrize("shape", [(2, 3, 2, 2), (1, 1, 24), (24,), (0, 3)], ids=str)
 def test_rectangles_take_every_cell_of_a_grid_once(shape: tuple[int, ...], most: int) -> None:

@@ -14,13 +14,15 @@ The ops are defined by `Library.define`: the `custom_op` decorator would import 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from visionsparse.ops.tile_attention import choose
-from visionsparse.ops.tile_chunks import Lists, Where, slabs
+from visionsparse.ops.tile_chunks import Listed, Lists, Where
+from visionsparse.ops.tile_rows import Rows
 
 _library = torch.library.Library("visionsparse", "FRAGMENT")  # other modules add their ops to the namespace
 _library.define(
@@ -81,15 +83,12 @@ def _forward(
     """The output in the type that is computed in, and the log-sum-exp (B, L, rows, columns, tokens, H)."""
     attention = choose(q, v)
     out, lse = _forward_shapes(q, k, v, rows, weights, scale, counts, live)
-    lists = Lists(rows, weights, counts, live)
     with torch.autocast(q.device.type, enabled=False):
-        for slab in slabs(q, k, v, lists, out.dtype, copies=1):
-            slab_q, slab_out, slab_lse = (x[slab.at] for x in (q, out, lse))
-            for chunk in slab.chunks():
-                queries = _tiles(slab_q, chunk.where, out.dtype)
-                found, its_lse = attention.forward(queries, *chunk.gather(), chunk.live, scale)
-                slab_out[chunk.where] = found.reshape(*chunk.shape, *out.shape[4:])
-                slab_lse[chunk.where] = its_lse.reshape(*chunk.shape, *lse.shape[4:])
+        for chunk in Listed(k, v, Lists(rows, weights, counts, live), q.shape[:4], out.dtype).chunks(copies=1):
+            queries = _tiles(q, chunk.where, out.dtype)
+            found, its_lse = attention.forward(queries, *chunk.gather(), chunk.live, scale)
+            out[chunk.where] = found.reshape(*chunk.shape, *out.shape[4:])
+            lse[chunk.where] = its_lse.reshape(*chunk.shape, *lse.shape[4:])
     return _clear_unread(out, rows, counts), _clear_unread(lse, rows, counts)
 
 
@@ -110,35 +109,32 @@ def _backward(
     grad_q, grad_k, grad_v, grad_weights = _backward_shapes(
         grad_out, q, k, v, out, lse, rows, weights, scale, counts, live
     )
-    lists = Lists(rows, weights, counts, live)
+    totals = [x.zero_() if x.dtype == out.dtype else torch.zeros_like(x, dtype=out.dtype) for x in (grad_k, grad_v)]
+    into = Rows(totals[0]), Rows(totals[1])
+    grid_of_weights = None if weights is None else grad_weights.zero_().unflatten(2, q.shape[2:4])
     with torch.autocast(q.device.type, enabled=False):
-        for slab in slabs(q, k, v, lists, out.dtype, copies=2):
-            read = [x[slab.at] for x in (grad_out, q, out)]
-            slab_lse, slab_grad_q = lse[slab.at], grad_q[slab.at]
-            slab_grad_weights = (
-                grad_weights[slab.at].zero_().unflatten(2, q.shape[2:4]) if weights is not None else None
+        for chunk in Listed(k, v, Lists(rows, weights, counts, live), q.shape[:4], out.dtype).chunks(copies=2):
+            at, (keys, values) = chunk.where, chunk.gather()
+            upstream, queries, found = (_tiles(x, at, out.dtype) for x in (grad_out, q, out))
+            grad_queries, grad_keys, grad_values = attention.backward(
+                upstream, queries, keys, values, found, lse[at].flatten(0, -3), chunk.live, scale
             )
-            slab.start_gradients(grad_k, grad_v)
-            for chunk in slab.chunks():
-                at, (keys, values) = chunk.where, chunk.gather()
-                upstream, queries, found = (_tiles(x, at, out.dtype) for x in read)
-                its_lse = slab_lse[at].flatten(0, -3)
-                grad_queries, grad_keys, grad_values = attention.backward(
-                    upstream, queries, keys, values, found, its_lse, chunk.live, scale
-                )
-                slab_grad_q[at] = grad_queries.reshape(*chunk.shape, *grad_q.shape[4:]).to(grad_q.dtype)
-                of_weights = chunk.scatter_gradients(grad_keys, grad_values)
-                del grad_keys, grad_values  # as large as what is gathered: not to be held beside the next chunk's
-                if slab_grad_weights is not None and of_weights is not None:
-                    slab_grad_weights[..., : chunk.count][at] = of_weights.to(grad_weights.dtype)
-            slab.finish_gradients()
+            grad_q[at] = grad_queries.reshape(*chunk.shape, *grad_q.shape[4:]).to(grad_q.dtype)
+            of_weights = chunk.scatter_gradients(grad_keys, grad_values, into)
+            del grad_keys, grad_values  # as large as what is gathered: not to be held beside the next chunk's
+            if grid_of_weights is not None and of_weights is not None:
+                grid_of_weights[..., : chunk.count][at] = of_weights.to(grad_weights.dtype)
+    for grad, total in zip((grad_k, grad_v), totals, strict=True):
+        if total is not grad:
+            grad.copy_(total)
     return _clear_unread(grad_q, rows, counts), grad_k, grad_v, grad_weights
 
 
 def _tiles(x: Tensor, where: Where, dtype: torch.dtype) -> Tensor:
-    """(tiles, tokens, H, channels) of a slab's tiles that `where` takes; a view where they lie so."""
+    """(tiles, tokens, H, channels) of the tiles that `where` takes, channels side by side; a view where they lie so."""
     x = x[where].to(dtype)
-    return x.reshape(-1, x.shape[-4] * x.shape[-3], *x.shape[-2:])
+    x = x.reshape(-1, x.shape[-4] * x.shape[-3], *x.shape[-2:])
+    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _clear_unread(x: Tensor, rows: Tensor, counts: Tensor | None) -> Tensor:
@@ -160,10 +156,9 @@ def _forward_shapes(
     counts: Tensor | None = None,
     live: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    batch, lists, rows_of_tiles, columns, tile_height, tile_width, heads = q.shape[:7]
+    tile_height, tile_width, heads = q.shape[4:7]
     dtype = torch.promote_types(q.dtype, torch.float32)
-    size = (batch, rows_of_tiles, tile_height, columns, tile_width, lists, heads, v.shape[-1])
-    out = q.new_empty(size, dtype=dtype).permute(0, 5, 1, 3, 2, 4, 6, 7)
+    out = _empty_map((*q.shape[:7], v.shape[-1]), q, dtype)
     return out, q.new_empty(*q.shape[:4], tile_height * tile_width, heads, dtype=dtype)
 
 
@@ -181,8 +176,21 @@ def _backward_shapes(
     live: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grad_weights = q.new_empty(0) if weights is None else weights.new_empty(weights.shape)
-    grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
+    grad_q, grad_k, grad_v = (_empty_gradient(x) for x in (q, k, v))
     return grad_q, grad_k, grad_v, grad_weights
+
+
+def _empty_gradient(x: Tensor) -> Tensor:
+    """In memory like x where x has its channels side by side; else Rows of it would be a copy."""
+    grad = torch.empty_like(x)
+    return grad if grad.stride(-1) == 1 else _empty_map(x.shape, x, x.dtype)
+
+
+def _empty_map(shape: Sequence[int], like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Tiles that lie in memory as (B, height, width, L * H, channels)."""
+    batch, lists, rows, columns, height, width, heads, channels = shape
+    empty = like.new_empty((batch, rows, height, columns, width, lists, heads, channels), dtype=dtype)
+    return empty.permute(0, 5, 1, 3, 2, 4, 6, 7)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
