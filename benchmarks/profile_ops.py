@@ -1,20 +1,33 @@
-"""What the ops' time goes into on CPU, beside what a large matmul reaches.
+"""What the ops' time goes into on CPU, beside the speed of a large matmul and of torch's fused attention by shape.
 
 OMP_NUM_THREADS=1 python benchmarks/profile_ops.py
 """
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from visionsparse.benchmark import block_sparse_attention, routed_attention
 from visionsparse.benchmark.machine import describe
 
 CALLS, ROWS = 10, 6
+SHAPES = ((1, 4096, 4096, 64), (16, 128, 2048, 64), (16, 64, 2048, 64), (256, 64, 64, 32), (256, 16, 64, 32))
+
+
+def gflops(operations: int, call: Callable[[], object]) -> float:
+    """At the median of a few calls."""
+    seconds = []
+    for _ in range(2 + CALLS):
+        begin = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - begin)
+    return operations / statistics.median(seconds[2:]) / 1e9
 
 
 def show(title: str, call: Callable[[], object]) -> None:
@@ -36,12 +49,16 @@ def main() -> None:
     cpu = torch.device("cpu")
     print({**describe(cpu), "threads": torch.get_num_threads()})
     a = torch.randn(2048, 2048)
-    seconds = []
-    for _ in range(10):
-        begin = time.perf_counter()
-        a @ a
-        seconds.append(time.perf_counter() - begin)
-    print(f"matmul of 2,048 x 2,048: {2 * 2048**3 / min(seconds) / 1e9:.0f} GFLOP/s")
+    print(f"matmul of 2,048 x 2,048: {gflops(2 * 2048**3, lambda: a @ a):.0f} GFLOP/s")
+    for tiles, queries, keys, channels in SHAPES:
+        q = torch.randn(tiles, 1, queries, channels)
+        k, v = torch.randn(2, tiles, 1, keys, channels)
+        speed = gflops(
+            4 * tiles * queries * keys * channels, lambda q=q, k=k, v=v: F.scaled_dot_product_attention(q, k, v)
+        )
+        print(
+            f"fused attention of {tiles} x {queries} queries over {keys} keys, {channels} channels: {speed:.0f} GFLOP/s"
+        )
     for module, case, candidate, backward in (
         (block_sparse_attention, "8k/64/0.25", "visionsparse torch", False),
         (routed_attention, "stage 2", "visionsparse torch", True),
