@@ -18,7 +18,7 @@ from visionsparse.ops.tile_rows import Rows
 # Of gathered keys and values, in the backward pass of their gradients too; of all keys and values at most, so that on
 # small maps they are not what takes the memory. On CPU a few times the L2 cache of a core: smaller chunks pay for
 # calls, larger ones gain nothing. On a GPU enough to fill the machine.
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 2 << 20
 CHUNK_BYTES_ELSEWHERE = 64 << 20
 _LEAST_CHUNK_BYTES = 1 << 20
 
@@ -41,10 +41,11 @@ class Listed:
         self.keys, self.values = Rows(k), Rows(v)
         self.key_shape, self.value_shape = ((math.prod(x.shape[4:6]), *x.shape[6:]) for x in (k, v))
         self.buffers = Buffers(dtype, k.device)
-        self.tiles = lists.rows.unflatten(2, grid[2:])
-        groups = torch.arange(math.prod(grid[:2]), device=k.device) * math.prod(k.shape[2:4])
-        self.first_tile = groups.view(*grid[:2], 1, 1, 1).expand(*grid, 1)  # of its image and list
-        self.weights = None if lists.weights is None else lists.weights.unflatten(2, grid[2:])
+        first = torch.arange(math.prod(grid[:2]), device=k.device) * math.prod(
+            k.shape[2:4]
+        )  # tile of an image and list
+        self.tiles = (lists.rows + first.view(*grid[:2], 1, 1)).flatten(0, 2)
+        self.weights = None if lists.weights is None else lists.weights.flatten(0, 2)
         self.live = None if lists.live is None else lists.live.flatten(0, 2)
         self._counts, self._grid = lists.counts, grid
         self._bytes_of_a_tile = (math.prod(self.key_shape) + math.prod(self.value_shape)) * dtype.itemsize
@@ -62,26 +63,29 @@ class Listed:
         for length in filter(None, lengths):
             at_most = max(1, most // length)
             if len(lengths) == 1:  # rectangles of tiles: indexing by them is no copy
+                stop = 0
                 for where in rectangles(self._grid, at_most):
-                    yield Chunk(self, where, [of.stop - of.start for of in where], length)
+                    shape = [of.stop - of.start for of in where]
+                    start, stop = stop, stop + math.prod(shape)
+                    yield Chunk(self, slice(start, stop), where, shape, length)
                 continue
             assert counts is not None
             ids = (counts == length).nonzero()[:, 0]
             for piece in ids.tensor_split(-(-len(ids) // at_most)):
-                yield Chunk(self, torch.unravel_index(piece, self._grid), [len(piece)], length)
+                yield Chunk(self, piece, torch.unravel_index(piece, self._grid), [len(piece)], length)
 
 
 class Chunk:
     """Some query tiles with lists of one length."""
 
-    def __init__(self, listed: Listed, where: Where, shape: Sequence[int], count: int) -> None:
-        self.where = where
+    def __init__(self, listed: Listed, numbers: slice | Tensor, where: Where, shape: Sequence[int], count: int) -> None:
+        self.numbers, self.where = numbers, where  # of its tiles: row-major, and in the grid
         self.shape = tuple(shape)  # of the tiles that `where` takes
         self.count = count
         self._listed = listed
-        self._tiles = (listed.tiles[where][..., :count] + listed.first_tile[where]).flatten()
-        self._weight = None if listed.weights is None else listed.weights[where][..., :count].reshape(-1, 1)
-        self._numbers: dict[Hashable, Tensor] = {}
+        self._tiles = listed.tiles[numbers, :count].flatten()
+        self._weight = None if listed.weights is None else listed.weights[numbers, :count].reshape(-1, 1)
+        self._rows: dict[Hashable, Tensor] = {}
         self.live: Tensor | None = None  # (tiles, keys)
         if listed.live is not None:
             live = listed.live.index_select(0, self._tiles)
@@ -95,19 +99,19 @@ class Chunk:
         return keys.view(tiles, -1, *self._listed.key_shape[1:]), values.view(tiles, -1, *self._listed.value_shape[1:])
 
     def scatter_gradients(self, grad_keys: Tensor, grad_values: Tensor, into: tuple[Rows, Rows]) -> Tensor | None:
-        """Add the gradients of what was gathered to those of all; gives those of the weights, (*shape, count)."""
+        """Add the gradients of what was gathered to those of all; gives those of the weights, (tiles, count)."""
         by_keys = self._scatter("keys", grad_keys, into[0])
         by_values = self._scatter("values", grad_values, into[1])
-        return None if by_keys is None or by_values is None else (by_keys + by_values).view(*self.shape, self.count)
+        return None if by_keys is None or by_values is None else (by_keys + by_values).view(-1, self.count)
 
     def _gather(self, name: str, rows: Rows) -> Tensor:
         """(listed tiles, numbers of a tile) in a buffer."""
-        buffers, numbers = self._listed.buffers, self._numbers_in(rows)
-        listed = buffers.take(name + " listed", (numbers.shape[0], rows.matrix.shape[1]))
+        buffers, index = self._listed.buffers, self._rows_in(rows)
+        listed = buffers.take(name + " listed", (index.shape[0], rows.matrix.shape[1]))
         if rows.matrix.dtype == listed.dtype:
-            torch.index_select(rows.matrix, 0, numbers, out=listed)
+            torch.index_select(rows.matrix, 0, index, out=listed)
         else:
-            listed.copy_(rows.matrix.index_select(0, numbers))
+            listed.copy_(rows.matrix.index_select(0, index))
         if self._weight is None:
             return listed
         listed = listed.view(self._tiles.shape[0], -1)
@@ -119,13 +123,13 @@ class Chunk:
             buffers = self._listed.buffers
             of_weight = buffers.take(name + " listed", grad.shape).mul_(grad).sum(1)
             grad = torch.mul(grad, self._weight, out=buffers.take(name + " weighted", grad.shape))
-        into.matrix.index_add_(0, self._numbers_in(into), grad.view(-1, into.matrix.shape[1]))
+        into.matrix.index_add_(0, self._rows_in(into), grad.view(-1, into.matrix.shape[1]))
         return of_weight
 
-    def _numbers_in(self, rows: Rows) -> Tensor:
-        if rows.layout not in self._numbers:
-            self._numbers[rows.layout] = rows.of(self._tiles)
-        return self._numbers[rows.layout]
+    def _rows_in(self, rows: Rows) -> Tensor:
+        if rows.layout not in self._rows:
+            self._rows[rows.layout] = rows.of(self._tiles)
+        return self._rows[rows.layout]
 
 
 class Buffers:

@@ -39,7 +39,8 @@ class Rows:
 
     def of(self, tiles: Tensor) -> Tensor:
         """(tiles,) numbers of tiles -> (tiles * rows of a tile,) numbers of rows; one past the end is an IndexError."""
-        return (self._first.index_select(0, tiles)[:, None] + self._more).flatten()
+        first = self._first.index_select(0, tiles)
+        return first if len(self._more) == 1 else (first[:, None] + self._more).flatten()
 
 
 def _numbers(strides: Iterable[tuple[int, int]], device: torch.device) -> Tensor:

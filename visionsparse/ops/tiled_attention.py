@@ -83,12 +83,13 @@ def _forward(
     """The output in the type that is computed in, and the log-sum-exp (B, L, rows, columns, tokens, H)."""
     attention = choose(q, v)
     out, lse = _forward_shapes(q, k, v, rows, weights, scale, counts, live)
+    lse_of_tiles = lse.flatten(0, 3)
     with torch.autocast(q.device.type, enabled=False):
         for chunk in Listed(k, v, Lists(rows, weights, counts, live), q.shape[:4], out.dtype).chunks(copies=1):
             queries = _tiles(q, chunk.where, out.dtype)
             found, its_lse = attention.forward(queries, *chunk.gather(), chunk.live, scale)
             out[chunk.where] = found.reshape(*chunk.shape, *out.shape[4:])
-            lse[chunk.where] = its_lse.reshape(*chunk.shape, *lse.shape[4:])
+            lse_of_tiles[chunk.numbers] = its_lse
     return _clear_unread(out, rows, counts), _clear_unread(lse, rows, counts)
 
 
@@ -111,19 +112,19 @@ def _backward(
     )
     totals = [x.zero_() if x.dtype == out.dtype else torch.zeros_like(x, dtype=out.dtype) for x in (grad_k, grad_v)]
     into = Rows(totals[0]), Rows(totals[1])
-    grid_of_weights = None if weights is None else grad_weights.zero_().unflatten(2, q.shape[2:4])
+    lse_of_tiles, weights_of_tiles = lse.flatten(0, 3), None if weights is None else grad_weights.zero_().flatten(0, 2)
     with torch.autocast(q.device.type, enabled=False):
         for chunk in Listed(k, v, Lists(rows, weights, counts, live), q.shape[:4], out.dtype).chunks(copies=2):
             at, (keys, values) = chunk.where, chunk.gather()
             upstream, queries, found = (_tiles(x, at, out.dtype) for x in (grad_out, q, out))
             grad_queries, grad_keys, grad_values = attention.backward(
-                upstream, queries, keys, values, found, lse[at].flatten(0, -3), chunk.live, scale
+                upstream, queries, keys, values, found, lse_of_tiles[chunk.numbers], chunk.live, scale
             )
             grad_q[at] = grad_queries.reshape(*chunk.shape, *grad_q.shape[4:]).to(grad_q.dtype)
             of_weights = chunk.scatter_gradients(grad_keys, grad_values, into)
             del grad_keys, grad_values  # as large as what is gathered: not to be held beside the next chunk's
-            if grid_of_weights is not None and of_weights is not None:
-                grid_of_weights[..., : chunk.count][at] = of_weights.to(grad_weights.dtype)
+            if weights_of_tiles is not None and of_weights is not None:
+                weights_of_tiles[chunk.numbers, : chunk.count] = of_weights.to(grad_weights.dtype)
     for grad, total in zip((grad_k, grad_v), totals, strict=True):
         if total is not grad:
             grad.copy_(total)
