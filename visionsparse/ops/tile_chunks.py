@@ -41,10 +41,8 @@ class Listed:
         self.keys, self.values = Rows(k), Rows(v)
         self.key_shape, self.value_shape = ((math.prod(x.shape[4:6]), *x.shape[6:]) for x in (k, v))
         self.buffers = Buffers(dtype, k.device)
-        first = torch.arange(math.prod(grid[:2]), device=k.device) * math.prod(
-            k.shape[2:4]
-        )  # tile of an image and list
-        self.tiles = (lists.rows + first.view(*grid[:2], 1, 1)).flatten(0, 2)
+        first_of_lists = torch.arange(math.prod(grid[:2]), device=k.device) * math.prod(k.shape[2:4])
+        self.tiles = (lists.rows + first_of_lists.view(*grid[:2], 1, 1)).flatten(0, 2)  # numbers in the whole call
         self.weights = None if lists.weights is None else lists.weights.flatten(0, 2)
         self.live = None if lists.live is None else lists.live.flatten(0, 2)
         self._counts, self._grid = lists.counts, grid
@@ -79,8 +77,8 @@ class Chunk:
     """Some query tiles with lists of one length."""
 
     def __init__(self, listed: Listed, numbers: slice | Tensor, where: Where, shape: Sequence[int], count: int) -> None:
-        self.numbers, self.where = numbers, where  # of its tiles: row-major, and in the grid
-        self.shape = tuple(shape)  # of the tiles that `where` takes
+        self.numbers, self.where = numbers, where  # of its query tiles: row-major, and in the grid
+        self.shape = tuple(shape)  # of the query tiles that `where` takes
         self.count = count
         self._listed = listed
         self._tiles = listed.tiles[numbers, :count].flatten()
@@ -105,7 +103,7 @@ class Chunk:
         return None if by_keys is None or by_values is None else (by_keys + by_values).view(-1, self.count)
 
     def _gather(self, name: str, rows: Rows) -> Tensor:
-        """(listed tiles, numbers of a tile) in a buffer."""
+        """The listed tiles, one after the other, in a buffer."""
         buffers, index = self._listed.buffers, self._rows_in(rows)
         listed = buffers.take(name + " listed", (index.shape[0], rows.matrix.shape[1]))
         if rows.matrix.dtype == listed.dtype:

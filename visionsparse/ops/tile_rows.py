@@ -31,11 +31,12 @@ class Rows:
         step = math.gcd(*(stride for size, stride in strides[:last] if size > 1)) or max(1, width)
         end = sum((size - 1) * stride for size, stride in strides[:last]) // step + 1 if tiles.numel() else 0
         self.matrix = tiles.as_strided((end, width), (step, 1))
-        self._of_tiles = tuple((size, stride // step if size > 1 else 0) for size, stride in strides[:4])
-        self._in_tile = tuple((size, stride // step if size > 1 else 0) for size, stride in strides[4:last])
-        self.layout = (self._of_tiles, self._in_tile)  # rows of tensors of one layout have the same numbers
-        self._first = _numbers(self._of_tiles, tiles.device)
-        self._more = _numbers(self._in_tile, tiles.device)
+        of_tiles, in_tile = (
+            tuple((size, stride // step if size > 1 else 0) for size, stride in part)
+            for part in (strides[:4], strides[4:last])
+        )
+        self.layout = of_tiles, in_tile  # rows of tensors of one layout have the same numbers
+        self._first, self._more = _numbers(of_tiles, tiles.device), _numbers(in_tile, tiles.device)
 
     def of(self, tiles: Tensor) -> Tensor:
         """(tiles,) numbers of tiles -> (tiles * rows of a tile,) numbers of rows; one past the end is an IndexError."""
