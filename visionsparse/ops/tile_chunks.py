@@ -121,7 +121,7 @@ class Chunk:
             buffers = self._listed.buffers
             of_weight = buffers.take(name + " listed", grad.shape).mul_(grad).sum(1)
             grad = torch.mul(grad, self._weight, out=buffers.take(name + " weighted", grad.shape))
-        into.matrix.index_add_(0, self._rows_in(into), grad.view(-1, into.matrix.shape[1]))
+        into.matrix.index_add_(0, self._rows_in(into), grad.reshape(-1, into.matrix.shape[1]))
         return of_weight
 
     def _rows_in(self, rows: Rows) -> Tensor:
