@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
+from visionsparse.ops import tile_chunks
 from visionsparse.ops.tile_attention import Fused, Products
 from visionsparse.ops.tile_chunks import rectangles
 from visionsparse.ops.tiled_attention import tiled_attention
@@ -108,6 +110,19 @@ def test_gradients_do_not_depend_on_where_the_channels_lie(kind: dict[str, bool]
         for leaves in (strided, plain)
     )
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+def test_keys_of_one_channel_have_gradients() -> None:
+    # A query tile a chunk, of one token and two heads, head after head: what comes back of the keys is strided.
+    q, v = (torch.randn(1, 1, 1, 2, 1, 1, 2, channels, requires_grad=True) for channels in (1, 2))
+    k = torch.randn(2, 2).t()[None, None, None, :, None, None, :, None].requires_grad_()
+    rows = torch.tensor([[[[0, 1], [1, 1]]]], dtype=torch.int32)
+    with mock.patch.object(tile_chunks, "CHUNK_BYTES", 1), mock.patch.object(tile_chunks, "_LEAST_CHUNK_BYTES", 1):
+        got = torch.autograd.grad(tiled_attention(q, k, v, rows, None, 0.3).square().sum(), (q, k, v))
+    keys, values = (x[0, 0, 0, :, 0, 0][rows[0, 0].long()].permute(0, 2, 1, 3) for x in (k, v))
+    queries = q[0, 0, 0, :, 0, 0][:, :, None]
+    expected = F.scaled_dot_product_attention(queries, keys, values, scale=0.3).square().sum()
+    torch.testing.assert_close(got, torch.autograd.grad(expected, (q, k, v)))
 
 
 @pytest.mark.parametrize("most", range(1, 26))
