@@ -22,4 +22,4 @@ def named(quick_up_to: float, task: str | None = None) -> list[Any]:
 def smallest_images(name: str, batch: int = 2) -> Tensor:
     """Random images of the smallest size that the model takes."""
     channels, side = variant(name).facts["input_size"][0], variant(name).facts["smallest_input"]
-    return torch.randn(batch, channels, side, side, generator=torch.Generator().manual_seed(1))
+    return torch.randn(batch, channels, side, side, generator=torch.Generator().manual_seed(2))
