@@ -5,8 +5,6 @@ OMP_NUM_THREADS=1 python benchmarks/profile_ops.py
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
@@ -15,19 +13,24 @@ from torch.profiler import ProfilerActivity, profile
 
 from visionsparse.benchmark import block_sparse_attention, routed_attention
 from visionsparse.benchmark.machine import describe
+from visionsparse.benchmark.timing import interleaved
 
 CALLS, ROWS = 10, 6
 SHAPES = ((1, 4096, 4096, 64), (16, 128, 2048, 64), (16, 64, 2048, 64), (256, 64, 64, 32), (256, 16, 64, 32))
 
 
-def gflops(operations: int, call: Callable[[], object]) -> float:
-    """At the median of a few calls."""
-    seconds = []
-    for _ in range(2 + CALLS):
-        begin = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - begin)
-    return operations / statistics.median(seconds[2:]) / 1e9
+def show_speeds(device: torch.device) -> None:
+    """Prints the GFLOP/s of a matmul and of fused attention by shape, timed in turn."""
+    a = torch.randn(2048, 2048)
+    operations, calls = {"matmul of 2,048 x 2,048": 2 * 2048**3}, {"matmul of 2,048 x 2,048": lambda: a @ a}
+    for tiles, queries, keys, channels in SHAPES:
+        q = torch.randn(tiles, 1, queries, channels)
+        k, v = torch.randn(2, tiles, 1, keys, channels)
+        name = f"fused attention of {tiles} x {queries} queries over {keys} keys, {channels} channels"
+        operations[name] = 4 * tiles * queries * keys * channels
+        calls[name] = lambda q=q, k=k, v=v: F.scaled_dot_product_attention(q, k, v)
+    for name, timing in interleaved(calls, device, seconds=5).items():
+        print(f"{name}: {operations[name] / timing.median / 1e9:.0f} GFLOP/s")
 
 
 def show(title: str, call: Callable[[], object]) -> None:
@@ -48,17 +51,7 @@ def show(title: str, call: Callable[[], object]) -> None:
 def main() -> None:
     cpu = torch.device("cpu")
     print({**describe(cpu), "threads": torch.get_num_threads()})
-    a = torch.randn(2048, 2048)
-    print(f"matmul of 2,048 x 2,048: {gflops(2 * 2048**3, lambda: a @ a):.0f} GFLOP/s")
-    for tiles, queries, keys, channels in SHAPES:
-        q = torch.randn(tiles, 1, queries, channels)
-        k, v = torch.randn(2, tiles, 1, keys, channels)
-        speed = gflops(
-            4 * tiles * queries * keys * channels, lambda q=q, k=k, v=v: F.scaled_dot_product_attention(q, k, v)
-        )
-        print(
-            f"fused attention of {tiles} x {queries} queries over {keys} keys, {channels} channels: {speed:.0f} GFLOP/s"
-        )
+    show_speeds(cpu)
     for module, case, candidate, backward in (
         (block_sparse_attention, "8k/64/0.25", "visionsparse torch", False),
         (routed_attention, "stage 2", "visionsparse torch", True),
