@@ -39,7 +39,7 @@ def test_rows_of_tiles_hold_their_numbers_without_a_copy(layout: str) -> None:
     assert rows.matrix.data_ptr() == x.data_ptr()
     every = tiles.reshape(-1, tiles[0, 0, 0, 0].numel()) if len(x) else torch.empty(0, 72)
     some = torch.randperm(len(every), generator=torch.Generator().manual_seed(0)).repeat(2)
-    assert torch.equal(rows.matrix.index_select(0, rows.of(some)).view(-1, every.shape[1]), every[some])
+    assert torch.equal(rows.matrix[rows.numbers()[some]].view(-1, every.shape[1]), every[some])
 
 
 def test_channels_that_lie_apart_are_copied() -> None:
@@ -47,15 +47,9 @@ def test_channels_that_lie_apart_are_copied() -> None:
     tiles = cut(x, (3, 2), 1)
     rows = Rows(tiles)
     assert rows.matrix.data_ptr() != x.data_ptr()
-    assert torch.equal(rows.matrix.index_select(0, rows.of(torch.tensor([3]))).flatten(), tiles[0, 0, 1, 0].flatten())
+    assert torch.equal(rows.matrix[rows.numbers()[3]].flatten(), tiles[0, 0, 1, 0].flatten())
 
 
 def test_tensors_of_one_layout_have_the_same_numbers_whatever_their_channels() -> None:
     keys, values, part = (cut(x, (3, 2), 1) for x in (a_map(), a_map(channels=7), a_map(channels=12)[..., :4]))
     assert Rows(keys).layout == Rows(values).layout != Rows(part).layout
-
-
-def test_a_tile_past_the_end_is_an_index_error() -> None:
-    rows = Rows(cut(side_by_side, (3, 2), 1))
-    with pytest.raises(IndexError, match="out of range"):
-        rows.of(torch.tensor([2 * 6]))

@@ -5,7 +5,6 @@ What it computes is compared with `reference`, and opcheck is run on it, in the 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 from unittest import mock
 
@@ -16,7 +15,6 @@ from torch.utils.checkpoint import checkpoint
 
 from visionsparse.ops import tile_chunks
 from visionsparse.ops.tile_attention import Fused, Products
-from visionsparse.ops.tile_chunks import rectangles
 from visionsparse.ops.tiled_attention import tiled_attention
 
 
@@ -125,19 +123,10 @@ def test_keys_of_one_channel_have_gradients() -> None:
     torch.testing.assert_close(got, torch.autograd.grad(expected, (q, k, v)))
 
 
-@pytest.mark.parametrize("most", range(1, 26))
-@pytest.mark.parametrize("shape", [(2, 3, 2, 2), (1, 1, 24), (24,), (0, 3)], ids=str)
-def test_rectangles_take_every_cell_of_a_grid_once(shape: tuple[int, ...], most: int) -> None:
-    cells = torch.arange(math.prod(shape)).view(shape)
-    pieces = [cells[where].flatten() for where in rectangles(shape, most)]
-    assert all(0 < len(piece) <= most for piece in pieces)
-    assert torch.equal(torch.cat([*pieces, cells.new_empty(0)]), cells.flatten())
-
-
 def test_the_two_ways_to_attend_inside_a_chunk_agree() -> None:
     generator = torch.Generator().manual_seed(0)
     q, keys, values, grad_out = (
-        torch.randn(3, n, 2, 8, generator=generator, dtype=torch.float64) for n in (4, 70, 70, 4)
+        torch.randn(3, 2, n, 8, generator=generator, dtype=torch.float64) for n in (4, 70, 70, 4)
     )
     live = torch.rand(3, 70, generator=generator) < 0.5
     fused, products = (way.forward(q, keys, values, live, 0.3) for way in (Fused, Products))

@@ -3,8 +3,8 @@
     p = softmax(scale * q K^T),  out = p V,  lse = log-sum-exp of the scores
     dV = p^T dO,  dP = dO V^T,  dS = p * (dP - rowsum(dO * O)),  dq = scale * dS K,  dK = scale * dS^T q
 
-q, out: (R, Tq, H, channels); keys, values: (R, K, H, channels); live: (R, K) bool, the keys that take part, or None for
-all; lse: (R, Tq, H). Every tile has a live key. float32 or float64.
+q, out: (R, H, Tq, channels); keys, values: (R, H, K, channels); live: (R, K) bool, the keys that take part, or None for
+all; lse: (R, H, Tq). Every tile has a live key. float32 or float64.
 
 `Fused` is torch's own fused CPU attention, the one under scaled_dot_product_attention: it computes in pieces that stay
 in the L1 and L2 cache, so that no score is written to memory, however long the lists are. It takes keys and values of
@@ -27,8 +27,7 @@ def choose(q: Tensor, v: Tensor) -> type[Fused] | type[Products]:
 class Fused:
     @staticmethod
     def forward(q: Tensor, keys: Tensor, values: Tensor, live: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
-        out, lse = _flash(*_by_head(q, keys, values), 0.0, False, attn_mask=_bias(live, q), scale=scale)
-        return out.transpose(1, 2), lse.transpose(1, 2)
+        return _flash(q, keys, values, 0.0, False, attn_mask=_bias(live, q), scale=scale)
 
     @staticmethod
     def backward(
@@ -41,19 +40,14 @@ class Fused:
         live: Tensor | None,
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        grad_q, grad_keys, grad_values = _flash_backward(
-            *_by_head(grad_out, q, keys, values, out, lse), 0.0, False, attn_mask=_bias(live, q), scale=scale
-        )
-        return grad_q.transpose(1, 2), grad_keys.transpose(1, 2), grad_values.transpose(1, 2)
+        return _flash_backward(grad_out, q, keys, values, out, lse, 0.0, False, attn_mask=_bias(live, q), scale=scale)
 
 
 class Products:
     @staticmethod
     def forward(q: Tensor, keys: Tensor, values: Tensor, live: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
-        q, keys, values = _by_head(q, keys, values)
         scores = _scores(q, keys, live, scale)
-        out, lse = torch.softmax(scores, -1) @ values, scores.logsumexp(-1)
-        return out.transpose(1, 2), lse.transpose(1, 2)
+        return torch.softmax(scores, -1) @ values, scores.logsumexp(-1)
 
     @staticmethod
     def backward(
@@ -67,16 +61,9 @@ class Products:
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         # All keys are here, so p and rowsum(p * dP) are taken again: closer than by way of lse and out, and no slower.
-        grad_out, q, keys, values = _by_head(grad_out, q, keys, values)
         p = torch.softmax(_scores(q, keys, live, scale), -1)
         grad_scores = torch.ops.aten._softmax_backward_data(grad_out @ values.mT, p, -1, p.dtype).mul_(scale)
-        grad_q, grad_keys, grad_values = grad_scores @ keys, grad_scores.mT @ q, p.mT @ grad_out
-        return grad_q.transpose(1, 2), grad_keys.transpose(1, 2), grad_values.transpose(1, 2)
-
-
-def _by_head(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """(R, tokens, H, ...) -> (R, H, tokens, ...); views."""
-    return tuple(x.transpose(1, 2) for x in tensors)
+        return grad_scores @ keys, grad_scores.mT @ q, p.mT @ grad_out
 
 
 def _bias(live: Tensor | None, q: Tensor) -> Tensor | None:

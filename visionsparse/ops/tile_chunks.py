@@ -1,14 +1,14 @@
 """Query tiles in chunks whose listed key and value tiles fit into the cache, gathered into buffers that are used again.
 
-Listed tiles are read where they lie in a map or a sequence, and their gradients added there: see tile_rows.py. Fresh
+Tiles are read where they lie in a map or a sequence, and results and gradients added there: see tile_rows.py. Fresh
 buffers would cost page faults: on CPU, a third of a call's time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,11 +18,9 @@ from visionsparse.ops.tile_rows import Rows
 # Of gathered keys and values, in the backward pass of their gradients too; of all keys and values at most, so that on
 # small maps they are not what takes the memory. On CPU a few times the L2 cache of a core: smaller chunks pay for
 # calls, larger ones gain nothing. On a GPU enough to fill the machine.
-CHUNK_BYTES = 2 << 20
+CHUNK_BYTES = 3 << 19
 CHUNK_BYTES_ELSEWHERE = 64 << 20
 _LEAST_CHUNK_BYTES = 1 << 20
-
-Where = tuple[slice, ...] | tuple[Tensor, ...]  # indexes the grid of query tiles, (B, L, rows, columns)
 
 
 class Lists(NamedTuple):
@@ -35,19 +33,20 @@ class Lists(NamedTuple):
 
 
 class Listed:
-    """The key and value tiles of a call and the lists of its grid of query tiles, (B, L, rows, columns)."""
+    """The key and value tiles of a call and the lists of its query tiles."""
 
-    def __init__(self, k: Tensor, v: Tensor, lists: Lists, grid: Sequence[int], dtype: torch.dtype) -> None:
+    def __init__(self, k: Tensor, v: Tensor, lists: Lists, dtype: torch.dtype) -> None:
         self.keys, self.values = Rows(k), Rows(v)
-        self.key_shape, self.value_shape = ((math.prod(x.shape[4:6]), *x.shape[6:]) for x in (k, v))
         self.buffers = Buffers(dtype, k.device)
-        first_of_lists = torch.arange(math.prod(grid[:2]), device=k.device) * math.prod(k.shape[2:4])
-        self.tiles = (lists.rows + first_of_lists.view(*grid[:2], 1, 1)).flatten(0, 2)  # numbers in the whole call
+        batch, num_lists = lists.rows.shape[:2]
+        first_of_lists = torch.arange(batch * num_lists, device=k.device) * math.prod(k.shape[2:4])
+        self.tiles = (lists.rows + first_of_lists.view(batch, num_lists, 1, 1)).flatten(0, 2)  # numbers in the call
         self.weights = None if lists.weights is None else lists.weights.flatten(0, 2)
         self.live = None if lists.live is None else lists.live.flatten(0, 2)
-        self._counts, self._grid = lists.counts, grid
-        self._bytes_of_a_tile = (math.prod(self.key_shape) + math.prod(self.value_shape)) * dtype.itemsize
+        self._counts = None if lists.counts is None else lists.counts.flatten()
+        self._bytes_of_a_tile = sum(math.prod(x.tile_shape) for x in (self.keys, self.values)) * dtype.itemsize
         self._bytes = (k.numel() + v.numel()) * dtype.itemsize
+        self._numbers: dict[Any, Tensor] = {}
 
     def chunks(self, copies: int) -> Iterator[Chunk]:
         """All query tiles that read any key; a chunk lists as many key tiles as the cache holds `copies` of, or is one
@@ -56,78 +55,108 @@ class Listed:
         if self.buffers.device.type == "cpu":  # each thread has a cache of its own, and takes whole tiles
             cache = CHUNK_BYTES * torch.get_num_threads()
         most = min(cache, max(_LEAST_CHUNK_BYTES, self._bytes)) // max(1, copies * self._bytes_of_a_tile)
-        counts = None if self._counts is None else self._counts.flatten()
-        lengths = [self.tiles.shape[-1]] if counts is None else counts.unique().tolist()
+        lengths = [self.tiles.shape[-1]] if self._counts is None else self._counts.unique().tolist()
         for length in filter(None, lengths):
-            at_most = max(1, most // length)
-            if len(lengths) == 1:  # rectangles of tiles: indexing by them is no copy
-                stop = 0
-                for where in rectangles(self._grid, at_most):
-                    shape = [of.stop - of.start for of in where]
-                    start, stop = stop, stop + math.prod(shape)
-                    yield Chunk(self, slice(start, stop), where, shape, length)
-                continue
-            assert counts is not None
-            ids = (counts == length).nonzero()[:, 0]
-            for piece in ids.tensor_split(-(-len(ids) // at_most)):
-                yield Chunk(self, piece, torch.unravel_index(piece, self._grid), [len(piece)], length)
+            if self._counts is None or len(lengths) == 1:
+                tiles = torch.arange(self.tiles.shape[0], device=self.tiles.device)
+            else:
+                tiles = (self._counts == length).nonzero()[:, 0]
+            pieces = -(-len(tiles) // max(1, most // length))
+            for piece in tiles.tensor_split(pieces) if pieces else ():
+                yield Chunk(self, piece, length)
+
+    def numbers(self, rows: Rows) -> Tensor:
+        """rows.numbers(), once for all rows of a layout."""
+        if rows.layout not in self._numbers:
+            self._numbers[rows.layout] = rows.numbers()
+        return self._numbers[rows.layout]
 
 
 class Chunk:
     """Some query tiles with lists of one length."""
 
-    def __init__(self, listed: Listed, numbers: slice | Tensor, where: Where, shape: Sequence[int], count: int) -> None:
-        self.numbers, self.where = numbers, where  # of its query tiles: row-major, and in the grid
-        self.shape = tuple(shape)  # of the query tiles that `where` takes
-        self.count = count
-        self._listed = listed
-        self._tiles = listed.tiles[numbers, :count].flatten()
-        self._weight = None if listed.weights is None else listed.weights[numbers, :count].reshape(-1, 1)
-        self._rows: dict[Hashable, Tensor] = {}
+    def __init__(self, listed: Listed, tiles: Tensor, count: int) -> None:
+        self.tiles, self.count = tiles, count
+        self._of, self._size = listed, tiles.shape[0]
+        self._listed = listed.tiles.index_select(0, tiles)[:, :count].flatten()
+        self._weights = None
+        if listed.weights is not None:
+            self._weights = listed.weights.index_select(0, tiles)[:, :count].reshape(-1, 1)
+        self._numbers: dict[Any, Tensor] = {}
         self.live: Tensor | None = None  # (tiles, keys)
         if listed.live is not None:
-            live = listed.live.index_select(0, self._tiles)
-            self.live = None if bool(live.all()) else live.view(math.prod(shape), -1)
+            live = listed.live.index_select(0, self._listed)
+            self.live = None if bool(live.all()) else live.view(self._size, -1)
+
+    def take(self, name: str, rows: Rows) -> Tensor:
+        """The chunk's own tiles of rows, (tiles, H, tokens, channels), in the buffer of that name."""
+        return self._gather(name, rows, self._own_numbers(rows)).by_head
+
+    def add(self, rows: Rows, x: Tensor) -> None:
+        """Add x, (tiles, H, tokens, channels), to the chunk's own tiles of rows."""
+        _add(rows, self._own_numbers(rows), x.transpose(1, 2))
 
     def gather(self) -> tuple[Tensor, Tensor]:
-        """The listed keys and values, (tiles, keys, H, channels) each, until the next chunk."""
-        keys = self._gather("keys", self._listed.keys)
-        values = self._gather("values", self._listed.values)
-        tiles = math.prod(self.shape)
-        return keys.view(tiles, -1, *self._listed.key_shape[1:]), values.view(tiles, -1, *self._listed.value_shape[1:])
+        """The listed keys and values, (tiles, H, keys, channels) each."""
+        return self._gather_listed("keys", self._of.keys), self._gather_listed("values", self._of.values)
 
-    def scatter_gradients(self, grad_keys: Tensor, grad_values: Tensor, into: tuple[Rows, Rows]) -> Tensor | None:
+    def add_gradients(self, keys: Rows, grad_keys: Tensor, values: Rows, grad_values: Tensor) -> Tensor | None:
         """Add the gradients of what was gathered to those of all; gives those of the weights, (tiles, count)."""
-        by_keys = self._scatter("keys", grad_keys, into[0])
-        by_values = self._scatter("values", grad_values, into[1])
+        by_keys = self._add_listed("keys", keys, grad_keys.transpose(1, 2))
+        by_values = self._add_listed("values", values, grad_values.transpose(1, 2))
         return None if by_keys is None or by_values is None else (by_keys + by_values).view(-1, self.count)
 
-    def _gather(self, name: str, rows: Rows) -> Tensor:
-        """The listed tiles, one after the other, in a buffer."""
-        buffers, index = self._listed.buffers, self._rows_in(rows)
-        listed = buffers.take(name + " listed", (index.shape[0], rows.matrix.shape[1]))
-        if rows.matrix.dtype == listed.dtype:
-            torch.index_select(rows.matrix, 0, index, out=listed)
+    def _gather_listed(self, name: str, rows: Rows) -> Tensor:
+        listed = self._gather(name, rows, self._listed_numbers(rows))
+        if self._weights is None:
+            return listed.by_head
+        weighted = self._of.buffers.take(name + " weighted", self._size, rows, listed.rows.shape[0])
+        tiles = self._listed.shape[0]
+        torch.mul(listed.rows.view(tiles, -1), self._weights, out=weighted.rows.view(tiles, -1))
+        return weighted.by_head
+
+    def _add_listed(self, name: str, rows: Rows, grad: Tensor) -> Tensor | None:
+        of_weights = None
+        if self._weights is not None:
+            tiles = self._listed.shape[0]
+            grad, listed = grad.reshape(tiles, -1), self._of.buffers.last(name).rows.view(tiles, -1)
+            of_weights = listed.mul_(grad).sum(1)
+            grad = torch.mul(grad, self._weights, out=self._of.buffers.last(name + " weighted").rows.view(tiles, -1))
+        _add(rows, self._listed_numbers(rows), grad)
+        return of_weights
+
+    def _gather(self, name: str, rows: Rows, numbers: Tensor) -> Buffer:
+        buffer = self._of.buffers.take(name, self._size, rows, numbers.shape[0])
+        if rows.matrix.dtype == buffer.rows.dtype:
+            torch.index_select(rows.matrix, 0, numbers, out=buffer.rows)
         else:
-            listed.copy_(rows.matrix.index_select(0, index))
-        if self._weight is None:
-            return listed
-        listed = listed.view(self._tiles.shape[0], -1)
-        return torch.mul(listed, self._weight, out=buffers.take(name + " weighted", listed.shape))
+            buffer.rows.copy_(rows.matrix.index_select(0, numbers))
+        return buffer
 
-    def _scatter(self, name: str, grad: Tensor, into: Rows) -> Tensor | None:
-        grad, of_weight = grad.reshape(self._tiles.shape[0], -1), None
-        if self._weight is not None:
-            buffers = self._listed.buffers
-            of_weight = buffers.take(name + " listed", grad.shape).mul_(grad).sum(1)
-            grad = torch.mul(grad, self._weight, out=buffers.take(name + " weighted", grad.shape))
-        into.matrix.index_add_(0, self._rows_in(into), grad.reshape(-1, into.matrix.shape[1]))
-        return of_weight
+    def _own_numbers(self, rows: Rows) -> Tensor:
+        return self._numbers_of("own", self.tiles, rows)
 
-    def _rows_in(self, rows: Rows) -> Tensor:
-        if rows.layout not in self._rows:
-            self._rows[rows.layout] = rows.of(self._tiles)
-        return self._rows[rows.layout]
+    def _listed_numbers(self, rows: Rows) -> Tensor:
+        return self._numbers_of("listed", self._listed, rows)
+
+    def _numbers_of(self, name: str, tiles: Tensor, rows: Rows) -> Tensor:
+        """The rows of tiles, once for all tensors of one layout."""
+        found = self._numbers.get((name, rows.layout))
+        if found is None:
+            found = self._numbers[name, rows.layout] = self._of.numbers(rows).index_select(0, tiles).flatten()
+        return found
+
+
+def _add(rows: Rows, numbers: Tensor, x: Tensor) -> None:
+    x = x.reshape(numbers.shape[0], rows.matrix.shape[1])
+    rows.matrix.index_add_(0, numbers, x if x.dtype == rows.matrix.dtype else x.to(rows.matrix.dtype))
+
+
+class Buffer(NamedTuple):
+    """Two views of one memory."""
+
+    rows: Tensor  # (rows of the tiles, length of a row)
+    by_head: Tensor  # (tiles, H, tokens, channels)
 
 
 class Buffers:
@@ -136,25 +165,20 @@ class Buffers:
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self.dtype, self.device = dtype, device
         self._memory: dict[str, Tensor] = {}
+        self._last: dict[str, tuple[Any, Buffer]] = {}
 
-    def take(self, name: str, shape: Sequence[int]) -> Tensor:
-        """What was left there by the last one to take it, in this shape."""
-        size = math.prod(shape)
-        if name not in self._memory or self._memory[name].numel() < size:
-            self._memory[name] = torch.empty(size, dtype=self.dtype, device=self.device)
-        return self._memory[name][:size].view(shape)
+    def take(self, name: str, tiles: int, like: Rows, num_rows: int) -> Buffer:
+        """For `num_rows` rows of as many tiles; holds what was left there by the last one to take it."""
+        asked = tiles, num_rows
+        if name not in self._last or self._last[name][0] != asked:
+            length, (_, heads, channels) = like.matrix.shape[1], like.tile_shape
+            size = num_rows * length
+            if name not in self._memory or self._memory[name].numel() < size:
+                self._memory[name] = torch.empty(size, dtype=self.dtype, device=self.device)
+            flat = self._memory[name][:size]
+            by_head = flat.view(tiles, size // (tiles * heads * channels), heads, channels).transpose(1, 2)
+            self._last[name] = asked, Buffer(flat.view(num_rows, length), by_head)
+        return self._last[name][1]
 
-
-def rectangles(shape: Sequence[int], most: int) -> Iterator[tuple[slice, ...]]:
-    """A grid row by row in rectangles of `most` cells or fewer, as even as can be; `most` is at least 1."""
-    extent, *rest = shape
-    inner = math.prod(rest)
-    if inner > most:
-        for i in range(extent):
-            for piece in rectangles(rest, most):
-                yield slice(i, i + 1), *piece
-        return
-    pieces = -(-extent // (most // max(1, inner)))
-    step = -(-extent // max(1, pieces))
-    for start in range(0, extent, max(1, step)):
-        yield slice(start, min(start + step, extent)), *(slice(0, size) for size in rest)
+    def last(self, name: str) -> Buffer:
+        return self._last[name][1]

@@ -2,13 +2,12 @@
 
 A row is the longest run that is one piece of memory in every tile: the channels of a head, the heads of a token, the
 tokens of a line of the tile. The memory is seen as a matrix of such rows, `step` elements apart; a tile is the numbers
-of its rows, offset / step, which are those of its first row plus the same numbers for every tile.
+of its rows, offset / step.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -31,22 +30,14 @@ class Rows:
         step = math.gcd(*(stride for size, stride in strides[:last] if size > 1)) or max(1, width)
         end = sum((size - 1) * stride for size, stride in strides[:last]) // step + 1 if tiles.numel() else 0
         self.matrix = tiles.as_strided((end, width), (step, 1))
-        of_tiles, in_tile = (
-            tuple((size, stride // step if size > 1 else 0) for size, stride in part)
-            for part in (strides[:4], strides[4:last])
-        )
-        self.layout = of_tiles, in_tile  # rows of tensors of one layout have the same numbers
-        self._first, self._more = _numbers(of_tiles, tiles.device), _numbers(in_tile, tiles.device)
+        self.tile_shape = math.prod(tiles.shape[4:6]), *tiles.shape[6:]  # tokens, H, channels
+        self.layout = tuple((size, stride // step if size > 1 else 0) for size, stride in strides[:last])
 
-    def of(self, tiles: Tensor) -> Tensor:
-        """(tiles,) numbers of tiles -> (tiles * rows of a tile,) numbers of rows; one past the end is an IndexError."""
-        first = self._first.index_select(0, tiles)
-        return first if len(self._more) == 1 else (first[:, None] + self._more).flatten()
-
-
-def _numbers(strides: Iterable[tuple[int, int]], device: torch.device) -> Tensor:
-    """The offset of every index, row-major, int64."""
-    numbers = torch.zeros((), dtype=torch.int64, device=device)
-    for size, stride in strides:
-        numbers = numbers[..., None] + torch.arange(size, device=device) * stride
-    return numbers.flatten()
+    def numbers(self) -> Tensor:
+        """(tiles, rows of a tile) int64; those of tensors of one layout are equal."""
+        numbers = torch.zeros(1, dtype=torch.int64, device=self.matrix.device)
+        for size, stride in self.layout:
+            if size != 1:
+                numbers = (numbers[:, None] + torch.arange(size, device=numbers.device) * stride).flatten()
+        tiles, in_tile = (math.prod(size for size, _ in part) for part in (self.layout[:4], self.layout[4:]))
+        return numbers.view(tiles, in_tile)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from visionsparse.ops.tile_attention import choose
-from visionsparse.ops.tile_chunks import Listed, Lists, Where
+from visionsparse.ops.tile_chunks import Listed, Lists
 from visionsparse.ops.tile_rows import Rows
 
 _library = torch.library.Library("visionsparse", "FRAGMENT")  # other modules add their ops to the namespace
@@ -82,15 +82,14 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     """The output in the type that is computed in, and the log-sum-exp (B, L, rows, columns, tokens, H)."""
     attention = choose(q, v)
-    out, lse = _forward_shapes(q, k, v, rows, weights, scale, counts, live)
-    lse_of_tiles = lse.flatten(0, 3)
+    out, lse = (x.zero_() for x in _forward_shapes(q, k, v, rows, weights, scale, counts, live))
+    queries, results, lse_of_tiles = Rows(q), Rows(out), lse.flatten(0, 3)
     with torch.autocast(q.device.type, enabled=False):
-        for chunk in Listed(k, v, Lists(rows, weights, counts, live), q.shape[:4], out.dtype).chunks(copies=1):
-            queries = _tiles(q, chunk.where, out.dtype)
-            found, its_lse = attention.forward(queries, *chunk.gather(), chunk.live, scale)
-            out[chunk.where] = found.reshape(*chunk.shape, *out.shape[4:])
-            lse_of_tiles[chunk.numbers] = its_lse
-    return _clear_unread(out, rows, counts), _clear_unread(lse, rows, counts)
+        for chunk in Listed(k, v, Lists(rows, weights, counts, live), out.dtype).chunks(copies=1):
+            found, its_lse = attention.forward(chunk.take("queries", queries), *chunk.gather(), chunk.live, scale)
+            chunk.add(results, found)
+            lse_of_tiles.index_copy_(0, chunk.tiles, its_lse.transpose(1, 2))
+    return out, lse
 
 
 def _backward(
@@ -107,44 +106,33 @@ def _backward(
     live: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     attention = choose(q, v)
-    grad_q, grad_k, grad_v, grad_weights = _backward_shapes(
-        grad_out, q, k, v, out, lse, rows, weights, scale, counts, live
+    grad_q, grad_k, grad_v, grad_weights = (
+        x.zero_() for x in _backward_shapes(grad_out, q, k, v, out, lse, rows, weights, scale, counts, live)
     )
-    totals = [x.zero_() if x.dtype == out.dtype else torch.zeros_like(x, dtype=out.dtype) for x in (grad_k, grad_v)]
-    into = Rows(totals[0]), Rows(totals[1])
-    lse_of_tiles, weights_of_tiles = lse.flatten(0, 3), None if weights is None else grad_weights.zero_().flatten(0, 2)
+    totals = [x if x.dtype == out.dtype else torch.zeros_like(x, dtype=out.dtype) for x in (grad_k, grad_v)]
+    upstream, queries, results = Rows(grad_out), Rows(q), Rows(out)
+    of_queries, of_keys, of_values = Rows(grad_q), Rows(totals[0]), Rows(totals[1])
+    lse_of_tiles, of_weights = lse.flatten(0, 3), None if weights is None else grad_weights.flatten(0, 2)
     with torch.autocast(q.device.type, enabled=False):
-        for chunk in Listed(k, v, Lists(rows, weights, counts, live), q.shape[:4], out.dtype).chunks(copies=2):
-            at, (keys, values) = chunk.where, chunk.gather()
-            upstream, queries, found = (_tiles(x, at, out.dtype) for x in (grad_out, q, out))
+        for chunk in Listed(k, v, Lists(rows, weights, counts, live), out.dtype).chunks(copies=2):
             grad_queries, grad_keys, grad_values = attention.backward(
-                upstream, queries, keys, values, found, lse_of_tiles[chunk.numbers], chunk.live, scale
+                chunk.take("upstream", upstream),
+                chunk.take("queries", queries),
+                *chunk.gather(),
+                chunk.take("results", results),
+                lse_of_tiles.index_select(0, chunk.tiles).transpose(1, 2),
+                chunk.live,
+                scale,
             )
-            grad_q[at] = grad_queries.reshape(*chunk.shape, *grad_q.shape[4:]).to(grad_q.dtype)
-            of_weights = chunk.scatter_gradients(grad_keys, grad_values, into)
+            chunk.add(of_queries, grad_queries)
+            its_weights = chunk.add_gradients(of_keys, grad_keys, of_values, grad_values)
             del grad_keys, grad_values  # as large as what is gathered: not to be held beside the next chunk's
-            if weights_of_tiles is not None and of_weights is not None:
-                weights_of_tiles[chunk.numbers, : chunk.count] = of_weights.to(grad_weights.dtype)
+            if of_weights is not None and its_weights is not None:
+                of_weights[chunk.tiles, : chunk.count] = its_weights.to(of_weights.dtype)
     for grad, total in zip((grad_k, grad_v), totals, strict=True):
         if total is not grad:
             grad.copy_(total)
-    return _clear_unread(grad_q, rows, counts), grad_k, grad_v, grad_weights
-
-
-def _tiles(x: Tensor, where: Where, dtype: torch.dtype) -> Tensor:
-    """(tiles, tokens, H, channels) of the tiles that `where` takes, channels side by side; a view where they lie so."""
-    x = x[where].to(dtype)
-    x = x.reshape(-1, x.shape[-4] * x.shape[-3], *x.shape[-2:])
-    return x if x.stride(-1) == 1 else x.contiguous()
-
-
-def _clear_unread(x: Tensor, rows: Tensor, counts: Tensor | None) -> Tensor:
-    """x with 0 for the tiles that read no key: no chunk has them."""
-    if rows.shape[-1] == 0:
-        return x.zero_()
-    if counts is not None and bool((unread := counts == 0).any()):
-        x.masked_fill_(unread.view(*x.shape[:4], *(1,) * (x.dim() - 4)), 0)
-    return x
+    return grad_q, grad_k, grad_v, grad_weights
 
 
 def _forward_shapes(

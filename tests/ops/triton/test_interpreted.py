@@ -40,5 +40,5 @@ def run(file: Path, *options: str) -> None:
         *options,
         str(file),
     ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3600)  # s; against hanging
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
