@@ -71,6 +71,7 @@ def copy(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_the_quickstart_sets_up_trains_to_98_percent_and_leaves_pictures(copy):
     run(["bash", "scripts/quickstart.sh"], copy)
     out = copy / "work_dirs/quickstart"

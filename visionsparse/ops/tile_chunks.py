@@ -77,7 +77,7 @@ class Chunk:
 
     def __init__(self, listed: Listed, tiles: Tensor, count: int) -> None:
         self.tiles, self.count = tiles, count
-        self._of, self._size = listed, tiles.shape[0]
+        self._call, self._size = listed, tiles.shape[0]
         self._listed = listed.tiles.index_select(0, tiles)[:, :count].flatten()
         self._weights = None
         if listed.weights is not None:
@@ -98,7 +98,7 @@ class Chunk:
 
     def gather(self) -> tuple[Tensor, Tensor]:
         """The listed keys and values, (tiles, H, keys, channels) each."""
-        return self._gather_listed("keys", self._of.keys), self._gather_listed("values", self._of.values)
+        return self._gather_listed("keys", self._call.keys), self._gather_listed("values", self._call.values)
 
     def add_gradients(self, keys: Rows, grad_keys: Tensor, values: Rows, grad_values: Tensor) -> Tensor | None:
         """Add the gradients of what was gathered to those of all; gives those of the weights, (tiles, count)."""
@@ -110,7 +110,7 @@ class Chunk:
         listed = self._gather(name, rows, self._listed_numbers(rows))
         if self._weights is None:
             return listed.by_head
-        weighted = self._of.buffers.take(name + " weighted", self._size, rows, listed.rows.shape[0])
+        weighted = self._call.buffers.take(name + " weighted", self._size, rows, listed.rows.shape[0])
         tiles = self._listed.shape[0]
         torch.mul(listed.rows.view(tiles, -1), self._weights, out=weighted.rows.view(tiles, -1))
         return weighted.by_head
@@ -119,14 +119,14 @@ class Chunk:
         of_weights = None
         if self._weights is not None:
             tiles = self._listed.shape[0]
-            grad, listed = grad.reshape(tiles, -1), self._of.buffers.last(name).rows.view(tiles, -1)
+            grad, listed = grad.reshape(tiles, -1), self._call.buffers.last(name).rows.view(tiles, -1)
             of_weights = listed.mul_(grad).sum(1)
-            grad = torch.mul(grad, self._weights, out=self._of.buffers.last(name + " weighted").rows.view(tiles, -1))
+            grad = torch.mul(grad, self._weights, out=self._call.buffers.last(name + " weighted").rows.view(tiles, -1))
         _add(rows, self._listed_numbers(rows), grad)
         return of_weights
 
     def _gather(self, name: str, rows: Rows, numbers: Tensor) -> Buffer:
-        buffer = self._of.buffers.take(name, self._size, rows, numbers.shape[0])
+        buffer = self._call.buffers.take(name, self._size, rows, numbers.shape[0])
         if rows.matrix.dtype == buffer.rows.dtype:
             torch.index_select(rows.matrix, 0, numbers, out=buffer.rows)
         else:
@@ -143,7 +143,7 @@ class Chunk:
         """The rows of tiles, once for all tensors of one layout."""
         found = self._numbers.get((name, rows.layout))
         if found is None:
-            found = self._numbers[name, rows.layout] = self._of.numbers(rows).index_select(0, tiles).flatten()
+            found = self._numbers[name, rows.layout] = self._call.numbers(rows).index_select(0, tiles).flatten()
         return found
 
 
