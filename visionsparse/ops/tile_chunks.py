@@ -57,7 +57,7 @@ class Listed:
         most = min(cache, max(_LEAST_CHUNK_BYTES, self._bytes)) // max(1, copies * self._bytes_of_a_tile)
         lengths = [self.tiles.shape[-1]] if self._counts is None else self._counts.unique().tolist()
         for length in filter(None, lengths):
-            if self._counts is None or len(lengths) == 1:
+            if self._counts is None:
                 tiles = torch.arange(self.tiles.shape[0], device=self.tiles.device)
             else:
                 tiles = (self._counts == length).nonzero()[:, 0]

@@ -106,13 +106,13 @@ def _backward(
     live: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     attention = choose(q, v)
-    grad_q, grad_k, grad_v, grad_weights = (
-        x.zero_() for x in _backward_shapes(grad_out, q, k, v, out, lse, rows, weights, scale, counts, live)
+    grad_q, grad_k, grad_v, grad_weights = _backward_shapes(
+        grad_out, q, k, v, out, lse, rows, weights, scale, counts, live
     )
-    totals = [x if x.dtype == out.dtype else torch.zeros_like(x, dtype=out.dtype) for x in (grad_k, grad_v)]
+    totals = [x.zero_() if x.dtype == out.dtype else torch.zeros_like(x, dtype=out.dtype) for x in (grad_k, grad_v)]
     upstream, queries, results = Rows(grad_out), Rows(q), Rows(out)
-    of_queries, of_keys, of_values = Rows(grad_q), Rows(totals[0]), Rows(totals[1])
-    lse_of_tiles, of_weights = lse.flatten(0, 3), None if weights is None else grad_weights.flatten(0, 2)
+    of_queries, of_keys, of_values = Rows(grad_q.zero_()), Rows(totals[0]), Rows(totals[1])
+    lse_of_tiles, of_weights = lse.flatten(0, 3), None if weights is None else grad_weights.zero_().flatten(0, 2)
     with torch.autocast(q.device.type, enabled=False):
         for chunk in Listed(k, v, Lists(rows, weights, counts, live), out.dtype).chunks(copies=2):
             grad_queries, grad_keys, grad_values = attention.backward(
