@@ -45,7 +45,18 @@ def test_a_short_call_is_repeated_until_the_clock_can_tell(clock: list[float]) -
     order: list[str] = []
     taken = interleaved(calls(clock, order, short=0.001, long=1.0), CPU, seconds=0, rounds=3)
     assert taken["short"].median == pytest.approx(0.001)
-    assert len(order) - order.count("long") in (61, 64)  # a look, then 20 (or 21, by rounding) a round
+    assert len(order) - order.count("long") in (154, 157)  # a look, then 1 and 50 (or 51, by rounding) a round
+
+
+def test_what_the_candidate_before_left_behind_is_not_counted(clock: list[float]) -> None:
+    last: list[str] = []
+
+    def call(name: str) -> None:
+        clock[0] += 0.001 if last[-1:] == [name] else 0.01  # slow where another one was before it
+        last.append(name)
+
+    taken = interleaved({name: lambda name=name: call(name) for name in "ab"}, CPU, seconds=0, rounds=5)
+    assert [timing.median for timing in taken.values()] == pytest.approx([0.001, 0.001])
 
 
 @pytest.mark.parametrize(("seconds", "rounds"), [(0, 3), (10, 10), (1000, 50)])

@@ -1,7 +1,9 @@
 """Times calls in turn: A B C, A B C, ... in one process, so that what disturbs the machine disturbs all alike.
 
-A round calls every candidate once (a short one often enough to fill 20 ms) and gives one time each: wall time on CPU,
-CUDA events on a GPU. Reported are the median and the quartiles over the rounds. What share of the threads' time the
+A round calls every candidate once and gives one time each: wall time on CPU, CUDA events on a GPU. A short call is
+repeated to fill 50 ms, after one that is not counted: the caches and the memory that malloc holds are then as the
+candidate itself leaves them. Else what the one before took or freed decides how many page faults it pays, on CPU up to
+a third of its time. Reported are the median and the quartiles over the rounds. What share of the threads' time the
 process was on a CPU tells whether it had the machine for itself.
 """
 
@@ -17,7 +19,7 @@ import torch
 
 from visionsparse.benchmark.plan import Call
 
-MIN_SAMPLE = 0.02  # seconds of a sample: the clock and the call around it cost less than a thousandth of it
+MIN_SAMPLE = 0.05  # seconds
 MIN_ROUNDS, MAX_ROUNDS = 3, 50
 
 
@@ -67,7 +69,10 @@ def interleaved(
 
 
 def sample(call: Call, repeats: int, device: torch.device) -> tuple[float, float]:
-    """(wall or GPU seconds, the process's CPU seconds) of one call, the mean of `repeats`."""
+    """(wall or GPU seconds, the process's CPU seconds) of one call, the mean of `repeats`, after one where they are
+    several."""
+    if repeats > 1:
+        call()
     cpu = time.process_time()
     if device.type == "cuda":
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)

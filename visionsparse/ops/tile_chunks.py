@@ -18,7 +18,7 @@ from visionsparse.ops.tile_rows import Rows
 # Of gathered keys and values, in the backward pass of their gradients too; of all keys and values at most, so that on
 # small maps they are not what takes the memory. On CPU a few times the L2 cache of a core: smaller chunks pay for
 # calls, larger ones gain nothing. On a GPU enough to fill the machine.
-CHUNK_BYTES = 3 << 19
+CHUNK_BYTES = 2 << 20
 CHUNK_BYTES_ELSEWHERE = 64 << 20
 _LEAST_CHUNK_BYTES = 1 << 20
 
@@ -57,13 +57,14 @@ class Listed:
         most = min(cache, max(_LEAST_CHUNK_BYTES, self._bytes)) // max(1, copies * self._bytes_of_a_tile)
         lengths = [self.tiles.shape[-1]] if self._counts is None else self._counts.unique().tolist()
         for length in filter(None, lengths):
-            if self._counts is None:
-                tiles = torch.arange(self.tiles.shape[0], device=self.tiles.device)
-            else:
+            tiles, size = None, self.tiles.shape[0]  # all in order, where all lists are as long
+            if self._counts is not None and len(lengths) > 1:
                 tiles = (self._counts == length).nonzero()[:, 0]
-            pieces = -(-len(tiles) // max(1, most // length))
-            for piece in tiles.tensor_split(pieces) if pieces else ():
-                yield Chunk(self, piece, length)
+                size = len(tiles)
+            pieces = -(-size // max(1, most // length))
+            for piece in range(pieces):
+                part = slice(size * piece // pieces, size * (piece + 1) // pieces)
+                yield Chunk(self, part if tiles is None else tiles[part], length)
 
     def numbers(self, rows: Rows) -> Tensor:
         """rows.numbers(), once for all rows of a layout."""
@@ -75,26 +76,37 @@ class Listed:
 class Chunk:
     """Some query tiles with lists of one length."""
 
-    def __init__(self, listed: Listed, tiles: Tensor, count: int) -> None:
+    def __init__(self, listed: Listed, tiles: Tensor | slice, count: int) -> None:
         self.tiles, self.count = tiles, count
-        self._call, self._size = listed, tiles.shape[0]
-        self._listed = listed.tiles.index_select(0, tiles)[:, :count].flatten()
+        self._call = listed
+        lists = self.of(listed.tiles)
+        self._size = lists.shape[0]
+        self._listed = lists[:, :count].flatten()
         self._weights = None
         if listed.weights is not None:
-            self._weights = listed.weights.index_select(0, tiles)[:, :count].reshape(-1, 1)
+            self._weights = self.of(listed.weights)[:, :count].reshape(-1, 1)
         self._numbers: dict[Any, Tensor] = {}
         self.live: Tensor | None = None  # (tiles, keys)
         if listed.live is not None:
             live = listed.live.index_select(0, self._listed)
             self.live = None if bool(live.all()) else live.view(self._size, -1)
 
+    def of(self, x: Tensor) -> Tensor:
+        """What x, (all tiles, ...), has of the chunk's own tiles."""
+        return x[self.tiles] if isinstance(self.tiles, slice) else x.index_select(0, self.tiles)
+
     def take(self, name: str, rows: Rows) -> Tensor:
         """The chunk's own tiles of rows, (tiles, H, tokens, channels), in the buffer of that name."""
-        return self._gather(name, rows, self._own_numbers(rows)).by_head
+        return self._gather(name, rows, self._numbers_of("own", rows)).by_head
 
-    def add(self, rows: Rows, x: Tensor) -> None:
-        """Add x, (tiles, H, tokens, channels), to the chunk's own tiles of rows."""
-        _add(rows, self._own_numbers(rows), x.transpose(1, 2))
+    def put(self, rows: Rows, x: Tensor) -> None:
+        """Write x, (tiles, H, tokens, channels), to the chunk's own tiles of rows."""
+        numbers = self._numbers_of("own", rows)
+        x = _as_rows(x.transpose(1, 2), rows, numbers)
+        # index_copy_ takes one element at a time on CPU: a quarter of the time where they have 16 bytes
+        wide = all(extent * x.itemsize % 16 == 0 for extent in (x.shape[1], rows.matrix.stride(0)))
+        matrix, x = (part.view(torch.complex128) if wide else part for part in (rows.matrix, x))
+        matrix.index_copy_(0, numbers, x)
 
     def gather(self) -> tuple[Tensor, Tensor]:
         """The listed keys and values, (tiles, H, keys, channels) each."""
@@ -107,7 +119,7 @@ class Chunk:
         return None if by_keys is None or by_values is None else (by_keys + by_values).view(-1, self.count)
 
     def _gather_listed(self, name: str, rows: Rows) -> Tensor:
-        listed = self._gather(name, rows, self._listed_numbers(rows))
+        listed = self._gather(name, rows, self._numbers_of("listed", rows))
         if self._weights is None:
             return listed.by_head
         weighted = self._call.buffers.take(name + " weighted", self._size, rows, listed.rows.shape[0])
@@ -122,7 +134,8 @@ class Chunk:
             grad, listed = grad.reshape(tiles, -1), self._call.buffers.last(name).rows.view(tiles, -1)
             of_weights = listed.mul_(grad).sum(1)
             grad = torch.mul(grad, self._weights, out=self._call.buffers.last(name + " weighted").rows.view(tiles, -1))
-        _add(rows, self._listed_numbers(rows), grad)
+        numbers = self._numbers_of("listed", rows)
+        rows.matrix.index_add_(0, numbers, _as_rows(grad, rows, numbers))
         return of_weights
 
     def _gather(self, name: str, rows: Rows, numbers: Tensor) -> Buffer:
@@ -133,23 +146,20 @@ class Chunk:
             buffer.rows.copy_(rows.matrix.index_select(0, numbers))
         return buffer
 
-    def _own_numbers(self, rows: Rows) -> Tensor:
-        return self._numbers_of("own", self.tiles, rows)
-
-    def _listed_numbers(self, rows: Rows) -> Tensor:
-        return self._numbers_of("listed", self._listed, rows)
-
-    def _numbers_of(self, name: str, tiles: Tensor, rows: Rows) -> Tensor:
-        """The rows of tiles, once for all tensors of one layout."""
+    def _numbers_of(self, name: str, rows: Rows) -> Tensor:
+        """The rows of the chunk's own or of the listed tiles, once for all tensors of one layout."""
         found = self._numbers.get((name, rows.layout))
         if found is None:
-            found = self._numbers[name, rows.layout] = self._call.numbers(rows).index_select(0, tiles).flatten()
+            numbers = self._call.numbers(rows)
+            found = self.of(numbers) if name == "own" else numbers.index_select(0, self._listed)
+            found = self._numbers[name, rows.layout] = found.flatten()
         return found
 
 
-def _add(rows: Rows, numbers: Tensor, x: Tensor) -> None:
+def _as_rows(x: Tensor, rows: Rows, numbers: Tensor) -> Tensor:
+    """As many rows as numbers, in the dtype of rows."""
     x = x.reshape(numbers.shape[0], rows.matrix.shape[1])
-    rows.matrix.index_add_(0, numbers, x if x.dtype == rows.matrix.dtype else x.to(rows.matrix.dtype))
+    return x if x.dtype == rows.matrix.dtype else x.to(rows.matrix.dtype)
 
 
 class Buffer(NamedTuple):

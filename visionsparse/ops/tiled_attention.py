@@ -82,13 +82,15 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     """The output in the type that is computed in, and the log-sum-exp (B, L, rows, columns, tokens, H)."""
     attention = choose(q, v)
-    out, lse = (x.zero_() for x in _forward_shapes(q, k, v, rows, weights, scale, counts, live))
+    out, lse = _forward_shapes(q, k, v, rows, weights, scale, counts, live)
+    if counts is not None:  # a tile may read none
+        out.zero_(), lse.zero_()
     queries, results, lse_of_tiles = Rows(q), Rows(out), lse.flatten(0, 3)
     with torch.autocast(q.device.type, enabled=False):
         for chunk in Listed(k, v, Lists(rows, weights, counts, live), out.dtype).chunks(copies=1):
             found, its_lse = attention.forward(chunk.take("queries", queries), *chunk.gather(), chunk.live, scale)
-            chunk.add(results, found)
-            lse_of_tiles.index_copy_(0, chunk.tiles, its_lse.transpose(1, 2))
+            chunk.put(results, found)
+            lse_of_tiles[chunk.tiles] = its_lse.transpose(1, 2)
     return out, lse
 
 
@@ -109,9 +111,11 @@ def _backward(
     grad_q, grad_k, grad_v, grad_weights = _backward_shapes(
         grad_out, q, k, v, out, lse, rows, weights, scale, counts, live
     )
+    if counts is not None:  # a tile may read none
+        grad_q.zero_()
     totals = [x.zero_() if x.dtype == out.dtype else torch.zeros_like(x, dtype=out.dtype) for x in (grad_k, grad_v)]
     upstream, queries, results = Rows(grad_out), Rows(q), Rows(out)
-    of_queries, of_keys, of_values = Rows(grad_q.zero_()), Rows(totals[0]), Rows(totals[1])
+    of_queries, of_keys, of_values = Rows(grad_q), Rows(totals[0]), Rows(totals[1])
     lse_of_tiles, of_weights = lse.flatten(0, 3), None if weights is None else grad_weights.zero_().flatten(0, 2)
     with torch.autocast(q.device.type, enabled=False):
         for chunk in Listed(k, v, Lists(rows, weights, counts, live), out.dtype).chunks(copies=2):
@@ -120,11 +124,11 @@ def _backward(
                 chunk.take("queries", queries),
                 *chunk.gather(),
                 chunk.take("results", results),
-                lse_of_tiles.index_select(0, chunk.tiles).transpose(1, 2),
+                chunk.of(lse_of_tiles).transpose(1, 2),
                 chunk.live,
                 scale,
             )
-            chunk.add(of_queries, grad_queries)
+            chunk.put(of_queries, grad_queries)
             its_weights = chunk.add_gradients(of_keys, grad_keys, of_values, grad_values)
             del grad_keys, grad_values  # as large as what is gathered: not to be held beside the next chunk's
             if of_weights is not None and its_weights is not None:
