@@ -50,10 +50,11 @@ class Listed:
 
     def chunks(self, copies: int) -> Iterator[Chunk]:
         """All query tiles that read any key; a chunk lists as many key tiles as the cache holds `copies` of, or is one
-        query tile."""
-        cache = CHUNK_BYTES_ELSEWHERE
-        if self.buffers.device.type == "cpu":  # each thread has a cache of its own, and takes whole tiles
-            cache = CHUNK_BYTES * torch.get_num_threads()
+        query tile a thread."""
+        cache, threads = CHUNK_BYTES_ELSEWHERE, 1
+        if self.buffers.device.type == "cpu":  # each thread has a cache of its own, and takes whole query tiles
+            threads = torch.get_num_threads()
+            cache = CHUNK_BYTES * threads
         most = min(cache, max(_LEAST_CHUNK_BYTES, self._bytes)) // max(1, copies * self._bytes_of_a_tile)
         lengths = [self.tiles.shape[-1]] if self._counts is None else self._counts.unique().tolist()
         for length in filter(None, lengths):
@@ -61,9 +62,11 @@ class Listed:
             if self._counts is not None and len(lengths) > 1:
                 tiles = (self._counts == length).nonzero()[:, 0]
                 size = len(tiles)
-            pieces = -(-size // max(1, most // length))
-            for piece in range(pieces):
-                part = slice(size * piece // pieces, size * (piece + 1) // pieces)
+            of_a_thread = max(1, most // length // threads)
+            chunks = max(1, math.ceil(size / (of_a_thread * threads)))
+            step = math.ceil(size / (chunks * threads)) * threads  # chunks of one size, equal work for each thread
+            for start in range(0, size, max(1, step)):
+                part = slice(start, min(start + step, size))
                 yield Chunk(self, part if tiles is None else tiles[part], length)
 
     def numbers(self, rows: Rows) -> Tensor:
