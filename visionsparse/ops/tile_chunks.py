@@ -18,7 +18,7 @@ from visionsparse.ops.tile_rows import Rows
 # Of gathered keys and values, in the backward pass of their gradients too; of all keys and values at most, so that on
 # small maps they are not what takes the memory. On CPU a few times the L2 cache of a core: smaller chunks pay for
 # calls, larger ones gain nothing. On a GPU enough to fill the machine.
-CHUNK_BYTES = 2 << 20
+CHUNK_BYTES = 3 << 20
 CHUNK_BYTES_ELSEWHERE = 64 << 20
 _LEAST_CHUNK_BYTES = 1 << 20
 
