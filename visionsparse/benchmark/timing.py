@@ -1,10 +1,10 @@
 """Times calls in turn: A B C, A B C, ... in one process, so that what disturbs the machine disturbs all alike.
 
-A round calls every candidate once and gives one time each: wall time on CPU, CUDA events on a GPU. A short call is
-repeated to fill 50 ms, after one that is not counted: the caches and the memory that malloc holds are then as the
-candidate itself leaves them. Else what the one before took or freed decides how many page faults it pays, on CPU up to
-a third of its time. Reported are the median and the quartiles over the rounds. What share of the threads' time the
-process was on a CPU tells whether it had the machine for itself.
+A round calls every candidate once (a short one often enough to fill 50 ms) and gives one time each: wall time on CPU,
+CUDA events on a GPU. Before what is timed, a call of less than a second is made once uncounted: the caches and the
+memory that malloc holds are then as the candidate itself leaves them. Else it pays for giving back what the one before
+freed, on CPU up to half of its time. Reported are the median and the quartiles over the rounds. What share of the
+threads' time the process was on a CPU tells whether it had the machine for itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 from visionsparse.benchmark.plan import Call
 
-MIN_SAMPLE = 0.05  # seconds
+MIN_SAMPLE, LONG = 0.05, 1.0  # seconds
 MIN_ROUNDS, MAX_ROUNDS = 3, 50
 
 
@@ -56,23 +56,23 @@ def interleaved(
     """
     looks = {name: sample(call, 1, device) for name, call in calls.items()}
     repeats = {name: max(1, math.ceil(MIN_SAMPLE / max(look[0], 1e-7))) for name, look in looks.items()}
-    one_round = sum(looks[name][0] * repeats[name] for name in calls)
+    long = {name for name, look in looks.items() if look[0] >= LONG}
+    one_round = sum(looks[name][0] * (repeats[name] + (name not in long)) for name in calls)
     total = rounds or min(MAX_ROUNDS, max(MIN_ROUNDS, int(seconds / max(one_round, 1e-7))))
     # The first look at a long call is as good as any: it is one of its rounds.
-    samples = {name: [look] if repeats[name] == 1 else [] for name, look in looks.items()}
+    samples = {name: [look] if name in long else [] for name, look in looks.items()}
     for done in range(1, total + 1):
         for name, call in calls.items():
             if len(samples[name]) < total:
+                if name not in long:
+                    call()
                 samples[name].append(sample(call, repeats[name], device))
         after_round(done, total)
     return {name: Timing(*zip(*taken, strict=True)) for name, taken in samples.items()}
 
 
 def sample(call: Call, repeats: int, device: torch.device) -> tuple[float, float]:
-    """(wall or GPU seconds, the process's CPU seconds) of one call, the mean of `repeats`, after one where they are
-    several."""
-    if repeats > 1:
-        call()
+    """(wall or GPU seconds, the process's CPU seconds) of one call, the mean of `repeats`."""
     cpu = time.process_time()
     if device.type == "cuda":
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
