@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from visionsparse.ops import tile_chunks
 from visionsparse.ops.tile_attention import Fused, Products
+from visionsparse.ops.tile_chunks import Listed, Lists
 from visionsparse.ops.tiled_attention import tiled_attention
 
 
@@ -121,6 +122,20 @@ def test_keys_of_one_channel_have_gradients() -> None:
     queries = q[0, 0, 0, :, 0, 0][:, :, None]
     expected = F.scaled_dot_product_attention(queries, keys, values, scale=0.3).square().sum()
     torch.testing.assert_close(got, torch.autograd.grad(expected, (q, k, v)))
+
+
+@pytest.mark.parametrize(("tiles", "fit", "sizes"), [(7, 3, [2, 2, 2, 1]), (7, 1, [2, 2, 2, 1]), (8, 7, [4, 4])])
+def test_the_tiles_of_a_chunk_are_shared_out_evenly_to_the_threads(tiles: int, fit: int, sizes: list[int]) -> None:
+    keys = torch.zeros(1, 1, 5, 1, 16, 8, 2, 8)  # 16 KiB a tile, keys and values
+    lists = Lists(torch.zeros(1, 1, tiles, 1, dtype=torch.int32), None, None, None)
+    with (
+        mock.patch.object(torch, "get_num_threads", return_value=2),
+        mock.patch.object(tile_chunks, "CHUNK_BYTES", fit * (16 << 10) // 2),
+    ):
+        chunks = list(Listed(keys, keys, lists, torch.float32).chunks(copies=1))
+    assert [chunk.of(torch.arange(tiles)).tolist() for chunk in chunks] == [
+        list(range(sum(sizes[:i]), sum(sizes[: i + 1]))) for i in range(len(sizes))
+    ]
 
 
 def test_the_two_ways_to_attend_inside_a_chunk_agree() -> None:
