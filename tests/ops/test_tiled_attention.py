@@ -124,18 +124,30 @@ def test_keys_of_one_channel_have_gradients() -> None:
     torch.testing.assert_close(got, torch.autograd.grad(expected, (q, k, v)))
 
 
-@pytest.mark.parametrize(("tiles", "fit", "sizes"), [(7, 3, [2, 2, 2, 1]), (7, 1, [2, 2, 2, 1]), (8, 7, [4, 4])])
-def test_the_tiles_of_a_chunk_are_shared_out_evenly_to_the_threads(tiles: int, fit: int, sizes: list[int]) -> None:
-    keys = torch.zeros(1, 1, 5, 1, 16, 8, 2, 8)  # 16 KiB a tile, keys and values
-    lists = Lists(torch.zeros(1, 1, tiles, 1, dtype=torch.int32), None, None, None)
+def sizes_of_chunks(query_tiles: int, threads: int, tiles_in_cache: int) -> list[int]:
+    """Query tiles of each chunk where every one lists one of five key tiles."""
+    keys = torch.zeros(1, 1, 5, 1, 16, 8, 2, 8)
+    lists = Lists(torch.zeros(1, 1, query_tiles, 1, dtype=torch.int32), None, None, None)
     with (
-        mock.patch.object(torch, "get_num_threads", return_value=2),
-        mock.patch.object(tile_chunks, "CHUNK_BYTES", fit * (16 << 10) // 2),
+        mock.patch.object(torch, "get_num_threads", return_value=threads),
+        mock.patch.object(tile_chunks, "CHUNK_BYTES", tiles_in_cache * 2 * keys[:, :, :1].nbytes),
+        mock.patch.object(tile_chunks, "_LEAST_CHUNK_BYTES", 1),
     ):
         chunks = list(Listed(keys, keys, lists, torch.float32).chunks(copies=1))
-    assert [chunk.of(torch.arange(tiles)).tolist() for chunk in chunks] == [
-        list(range(sum(sizes[:i]), sum(sizes[: i + 1]))) for i in range(len(sizes))
-    ]
+    order = torch.arange(query_tiles)
+    assert torch.cat([chunk.of(order) for chunk in chunks]).equal(order)
+    return [len(chunk.of(order)) for chunk in chunks]
+
+
+def test_a_chunk_has_as_many_tiles_for_each_thread() -> None:
+    assert sizes_of_chunks(query_tiles=7, threads=2, tiles_in_cache=1) == [2, 2, 2, 1]
+    assert sizes_of_chunks(query_tiles=8, threads=2, tiles_in_cache=0) == [2, 2, 2, 2]
+    assert sizes_of_chunks(query_tiles=8, threads=1, tiles_in_cache=3) == [3, 3, 2]
+
+
+def test_a_chunk_lists_no_more_than_there_is_however_many_threads_wait() -> None:
+    assert sizes_of_chunks(query_tiles=10, threads=64, tiles_in_cache=9) == [5, 5]
+    assert sizes_of_chunks(query_tiles=10, threads=2, tiles_in_cache=9) == [4, 4, 2]
 
 
 def test_the_two_ways_to_attend_inside_a_chunk_agree() -> None:
