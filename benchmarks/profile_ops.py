@@ -56,6 +56,8 @@ def main() -> None:
         (block_sparse_attention, "8k/64/0.25", "visionsparse torch", False),
         (routed_attention, "stage 2", "visionsparse torch", True),
         (routed_attention, "stage 2", "index_select + bmm", True),
+        (routed_attention, "stage 3", "visionsparse torch", True),
+        (routed_attention, "stage 3", "index_select + bmm", True),
     ):
         length = next(c for c in module.CASES if case.split("/")[0] == c.name)
         for found in module.candidates(length, cpu, torch.float32, backward):
