@@ -150,6 +150,21 @@ def test_a_chunk_lists_no_more_than_there_is_however_many_threads_wait() -> None
     assert sizes_of_chunks(query_tiles=10, threads=2, tiles_in_cache=9) == [4, 4, 2]
 
 
+@pytest.mark.parametrize(("channels", "value_channels"), [(8, 1), (1, 3)])
+def test_a_lone_tile_of_one_channel_and_four_heads_is_written_where_it_lies(channels: int, value_channels: int) -> None:
+    # Tiles a token wide, one a chunk: the heads of what comes back lie apart, and four of them fill 16 bytes.
+    q, k, v = (torch.randn(1, 1, 1, 2, 8, 1, 4, c, requires_grad=True) for c in (channels, channels, value_channels))
+    rows = torch.tensor([[[[0, 1], [1, 1]]]], dtype=torch.int32)
+    with mock.patch.object(tile_chunks, "CHUNK_BYTES", 1), mock.patch.object(tile_chunks, "_LEAST_CHUNK_BYTES", 1):
+        got = tiled_attention(q, k, v, rows, None, 0.3)
+        gradients = torch.autograd.grad(got.square().sum(), (q, k, v))
+    keys, values = (x[0, 0, 0, :, :, 0][rows[0, 0].long()].flatten(1, 2).transpose(1, 2) for x in (k, v))
+    queries = q[0, 0, 0, :, :, 0].transpose(1, 2)
+    expected = F.scaled_dot_product_attention(queries, keys, values, scale=0.3)
+    torch.testing.assert_close(got[0, 0, 0, :, :, 0], expected.transpose(1, 2))
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected.square().sum(), (q, k, v)))
+
+
 def test_the_two_ways_to_attend_inside_a_chunk_agree() -> None:
     generator = torch.Generator().manual_seed(0)
     q, keys, values, grad_out = (

@@ -106,7 +106,7 @@ class Chunk:
     def put(self, rows: Rows, x: Tensor) -> None:
         """Write x, (tiles, H, tokens, channels), to the chunk's own tiles of rows."""
         numbers = self._numbers_of("own", rows)
-        x = _as_rows(x.transpose(1, 2), rows, numbers)
+        x = _as_rows(x.transpose(1, 2), rows, numbers).contiguous()
         # index_copy_ takes one element at a time on CPU: a quarter of the time where they have 16 bytes
         wide = all(extent * x.itemsize % 16 == 0 for extent in (x.shape[1], rows.matrix.stride(0)))
         matrix, x = (part.view(torch.complex128) if wide else part for part in (rows.matrix, x))
