@@ -60,7 +60,7 @@ BLOCK_SPARSE = Plug(
     strategy=st.builds(
         make_inputs,
         batch=st.integers(1, 2),
-        heads=st.integers(1, 3),
+        heads=st.integers(1, 4),
         num_queries=st.integers(1, 40),
         num_keys=st.integers(1, 20),
         block_size=st.tuples(st.integers(1, 6), st.integers(1, 6)) | st.just((32, 5)),  # 32 queries: the fused path

@@ -58,7 +58,7 @@ ROUTED = Plug(
     strategy=st.builds(
         make_inputs,
         batch=st.integers(1, 2),
-        heads=st.integers(1, 3),
+        heads=st.integers(1, 4),
         size=_maps,
         kv_size=st.none() | _maps,
         region_size=_pairs | st.just((6, 6)),  # 36 queries: the fused path

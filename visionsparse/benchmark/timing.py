@@ -19,7 +19,7 @@ import torch
 
 from visionsparse.benchmark.plan import Call
 
-MIN_SAMPLE, LONG = 0.05, 1.0  # seconds
+MIN_SAMPLE, LONG = 0.05, 1.0  # seconds: of a sample; of a call that is measured as it comes
 MIN_ROUNDS, MAX_ROUNDS = 3, 50
 
 

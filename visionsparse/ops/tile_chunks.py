@@ -49,26 +49,29 @@ class Listed:
         self._numbers: dict[Any, Tensor] = {}
 
     def chunks(self, copies: int) -> Iterator[Chunk]:
-        """All query tiles that read any key; a chunk lists as many key tiles as the caches hold `copies` of, or is one
-        query tile a thread."""
-        cache, threads = CHUNK_BYTES_ELSEWHERE, 1
-        if self.buffers.device.type == "cpu":  # each thread has a cache of its own, and takes whole query tiles
-            cache, threads = CHUNK_BYTES, torch.get_num_threads()
+        """All query tiles that read any key; `copies` of what a chunk lists are held at once."""
         lengths = [self.tiles.shape[-1]] if self._counts is None else self._counts.unique().tolist()
         for length in filter(None, lengths):
             tiles, size = None, self.tiles.shape[0]  # all in order, where all lists are as long
             if self._counts is not None and len(lengths) > 1:
                 tiles = (self._counts == length).nonzero()[:, 0]
                 size = len(tiles)
-            bytes_of_a_list = max(1, copies * length * self._bytes_of_a_tile)
-            most = max(1, max(_LEAST_CHUNK_BYTES, self._bytes) // bytes_of_a_list)  # query tiles of a chunk
-            at_work = min(threads, most)
-            of_a_thread = min(max(1, cache // bytes_of_a_list), most // at_work)
-            chunks = max(1, math.ceil(size / (of_a_thread * at_work)))
-            step = math.ceil(size / (chunks * at_work)) * at_work  # chunks of one size, as much for each thread
-            for start in range(0, size, max(1, step)):
+            step = self._tiles_of_a_chunk(size, copies * length * self._bytes_of_a_tile)
+            for start in range(0, size, step):
                 part = slice(start, min(start + step, size))
                 yield Chunk(self, part if tiles is None else tiles[part], length)
+
+    def _tiles_of_a_chunk(self, size: int, bytes_of_a_list: int) -> int:
+        """How many of `size` query tiles go at once: as many for each thread, whose cache holds their lists or one."""
+        cache, threads = CHUNK_BYTES_ELSEWHERE, 1
+        if self.buffers.device.type == "cpu":  # each thread has a cache of its own, and takes whole query tiles
+            cache, threads = CHUNK_BYTES, torch.get_num_threads()
+        bytes_of_a_list = max(1, bytes_of_a_list)
+        most = max(1, max(_LEAST_CHUNK_BYTES, self._bytes) // bytes_of_a_list)
+        threads = min(threads, most)
+        of_a_thread = min(max(1, cache // bytes_of_a_list), most // threads)
+        chunks = max(1, math.ceil(size / (of_a_thread * threads)))
+        return max(1, math.ceil(size / (chunks * threads))) * threads  # chunks of about one size
 
     def numbers(self, rows: Rows) -> Tensor:
         """rows.numbers(), once for all rows of a layout."""

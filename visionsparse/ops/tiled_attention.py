@@ -84,7 +84,8 @@ def _forward(
     attention = choose(q, v)
     out, lse = _forward_shapes(q, k, v, rows, weights, scale, counts, live)
     if counts is not None:  # a tile may read none
-        out.zero_(), lse.zero_()
+        out.zero_()
+        lse.zero_()
     queries, results, lse_of_tiles = Rows(q), Rows(out), lse.flatten(0, 3)
     with torch.autocast(q.device.type, enabled=False):
         for chunk in Listed(k, v, Lists(rows, weights, counts, live), out.dtype).chunks(copies=1):
