@@ -14,6 +14,8 @@ import torch
 from visionsparse._version import __version__
 
 _CHECKOUT = Path(__file__).parents[2]
+# Of threads and memory: what they set changes the times.
+_VARIABLES = ("OMP_", "GOMP_", "KMP_", "MKL_", "MALLOC_", "LD_PRELOAD")
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -31,6 +33,7 @@ def describe(device: torch.device) -> dict[str, Any]:
             "torch": str(torch.__version__),
             "cuda": torch.version.cuda if device.type == "cuda" else None,
         },
+        "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)},
     }
 
 
