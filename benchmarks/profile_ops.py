@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from visionsparse.benchmark import block_sparse_attention, routed_attention
@@ -16,21 +17,54 @@ from visionsparse.benchmark.machine import describe
 from visionsparse.benchmark.timing import interleaved
 
 CALLS, ROWS = 10, 6
-SHAPES = ((1, 4096, 4096, 64), (16, 128, 2048, 64), (16, 64, 2048, 64), (256, 64, 64, 32), (256, 16, 64, 32))
+# Tiles, queries, keys, channels: dense; block-sparse at 8k with lists of 2,048 and 448 keys; routed at stages 1 to 3.
+DENSE = (1, 4096, 4096, 64)
+LISTED = ((16, 128, 2048, 64), (16, 64, 2048, 64), (32, 128, 384, 64), (32, 64, 448, 64))
+ROUTED = ((256, 64, 64, 32), (256, 16, 64, 32), (64, 196, 196, 32))
 
 
 def show_speeds(device: torch.device) -> None:
-    """Prints the GFLOP/s of a matmul and of fused attention by shape, timed in turn."""
-    a = torch.randn(2048, 2048)
-    operations, calls = {"matmul of 2,048 x 2,048": 2 * 2048**3}, {"matmul of 2,048 x 2,048": lambda: a @ a}
-    for tiles, queries, keys, channels in SHAPES:
-        q = torch.randn(tiles, 1, queries, channels)
-        k, v = torch.randn(2, tiles, 1, keys, channels)
-        name = f"fused attention of {tiles} x {queries} queries over {keys} keys, {channels} channels"
-        operations[name] = 4 * tiles * queries * keys * channels
-        calls[name] = lambda q=q, k=k, v=v: F.scaled_dot_product_attention(q, k, v)
-    for name, timing in interleaved(calls, device, seconds=5).items():
+    """Prints the GFLOP/s of matmuls and of attention by shape and form, timed in turn."""
+    a, calls, operations = torch.randn(2048, 2048), {}, {}
+    for form, product in (("torch's, MKL", torch.mm), ("oneDNN", onednn_product)):
+        calls[f"matmul of 2,048 x 2,048, {form}"] = lambda product=product: product(a, a)
+        operations[f"matmul of 2,048 x 2,048, {form}"] = 2 * 2048**3
+    for shape in (DENSE, *LISTED, *ROUTED):
+        tiles, queries, keys, channels = shape
+        q, k, v = (torch.randn(tiles, tokens, channels) for tokens in (queries, keys, keys))
+        forms = {"fused": fused}
+        if shape in LISTED:
+            forms["by oneDNN's products, a tile at a time"] = onednn_attention
+        if shape in ROUTED:
+            forms["by batched products"] = batched_attention
+        for form, attention in forms.items():
+            name = f"attention of {tiles} x {queries} queries over {keys} keys, {channels} channels, {form}"
+            operations[name] = 4 * tiles * queries * keys * channels
+            calls[name] = lambda attention=attention, q=q, k=k, v=v: attention(q, k, v)
+    for name, timing in interleaved(calls, device, seconds=10).items():
         print(f"{name}: {operations[name] / timing.median / 1e9:.0f} GFLOP/s")
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])
+
+
+def batched_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.softmax(q @ k.mT, -1) @ v
+
+
+def onednn_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """What torch has of oneDNN's float32 products takes one matrix at a time."""
+    out = torch.empty_like(q)
+    for queries, keys, values, found in zip(q.unbind(), k.mT.unbind(), v.unbind(), out.unbind(), strict=True):
+        scores = onednn_product(queries, keys)
+        found.copy_(onednn_product(torch.softmax(scores, -1, out=scores), values))
+    return out
+
+
+def onednn_product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b as Inductor has linear layers computed; torch.mm is MKL's, which on an AMD CPU does without AVX-512."""
+    return torch.ops.mkldnn._linear_pointwise(a, b.mT, None, "none", [], "")
 
 
 def show(title: str, call: Callable[[], object]) -> None:
