@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 from visionsparse.benchmark import block_sparse_attention, routed_attention
 from visionsparse.benchmark.machine import describe
 from visionsparse.benchmark.timing import interleaved
+from visionsparse.ops.onednn_attention import onednn_attention, onednn_product
 
 CALLS, ROWS = 10, 6
 # Tiles, queries, keys, channels: dense; block-sparse at 8k with lists of 2,048 and 448 keys; routed at stages 1 to 3.
@@ -34,7 +35,7 @@ def show_speeds(device: torch.device) -> None:
         q, k, v = (torch.randn(tiles, tokens, channels) for tokens in (queries, keys, keys))
         forms = {"fused": fused}
         if shape in LISTED:
-            forms["by oneDNN's products, a tile at a time"] = onednn_attention
+            forms["by oneDNN's products, a tile at a time"] = tile_by_tile
         if shape in ROUTED:
             forms["by batched products"] = batched_attention
         for form, attention in forms.items():
@@ -49,22 +50,12 @@ def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])
 
 
+def tile_by_tile(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return onednn_attention(q[:, None], k[:, None], v[:, None], None, q.shape[-1] ** -0.5)[0]
+
+
 def batched_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.softmax(q @ k.mT, -1) @ v
-
-
-def onednn_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """What torch has of oneDNN's float32 products takes one matrix at a time."""
-    out = torch.empty_like(q)
-    for queries, keys, values, found in zip(q.unbind(), k.mT.unbind(), v.unbind(), out.unbind(), strict=True):
-        scores = onednn_product(queries, keys)
-        found.copy_(onednn_product(torch.softmax(scores, -1, out=scores), values))
-    return out
-
-
-def onednn_product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b as Inductor has linear layers computed; torch.mm is MKL's, which on an AMD CPU does without AVX-512."""
-    return torch.ops.mkldnn._linear_pointwise(a, b.mT, None, "none", [], "")
 
 
 def show(title: str, call: Callable[[], object]) -> None:

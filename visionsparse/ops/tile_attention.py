@@ -8,13 +8,16 @@ all; lse: (R, H, Tq). Every tile has a live key. float32 or float64.
 
 `Fused` is torch's own fused CPU attention, the one under scaled_dot_product_attention: it computes in pieces that stay
 in the L1 and L2 cache, so that no score is written to memory, however long the lists are. It takes keys and values of
-one width. `Products` is for everything else: other devices and widths.
+one width. Where oneDNN's products are faster than those inside it, they give the forward pass: see onednn_attention.py.
+`Products` is for everything else: other devices and widths.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from visionsparse.ops.onednn_attention import onednn_attention, pays
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
@@ -27,6 +30,8 @@ def choose(q: Tensor, v: Tensor) -> type[Fused] | type[Products]:
 class Fused:
     @staticmethod
     def forward(q: Tensor, keys: Tensor, values: Tensor, live: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+        if pays(q, keys):
+            return onednn_attention(q, keys, values, live, scale)
         return _flash(q, keys, values, 0.0, False, attn_mask=_bias(live, q), scale=scale)
 
     @staticmethod

@@ -1,0 +1,76 @@
+"""Tests of visionsparse.ops.onednn_attention: that it attends as the other ways do, and where it is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+from tests.ops.block_inputs import make_inputs
+from tests.ops.kit import assert_as_exact_as_reference
+from visionsparse.ops import onednn_attention as module
+from visionsparse.ops.onednn_attention import onednn_attention, pays
+from visionsparse.ops.tile_attention import Products
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
+
+
+@pytest.fixture
+def mkl_leaves_avx512() -> Iterator[None]:
+    """As on a CPU of AMD with AVX-512."""
+    with mock.patch.object(module, "_has_what_mkl_leaves", return_value=True):
+        yield
+
+
+@pytest.mark.parametrize("heads_apart", [True, False], ids=["head after head", "heads side by side"])
+@pytest.mark.parametrize("partly_live", [False, True])
+def test_it_attends_as_batched_products_do(heads_apart: bool, partly_live: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(tokens: int, channels: int) -> torch.Tensor:
+        if heads_apart:
+            return torch.randn(3, 2, tokens, channels, generator=generator)
+        return torch.randn(3, tokens, 2, channels, generator=generator).transpose(1, 2)
+
+    q, keys, values = draw(5, 8), draw(70, 8), draw(70, 4)
+    live = torch.rand(3, 70, generator=generator) < 0.5 if partly_live else None
+    got, expected = (attend(q, keys, values, live, 0.3) for attend in (onednn_attention, Products.forward))
+    torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.usefixtures("mkl_leaves_avx512")
+@pytest.mark.parametrize("changed", [dict(padded=True), dict(heads=3, shared_over_heads=True, as_lists=True)], ids=str)
+def test_what_it_gives_and_its_gradients_are_as_exact_as_those_of_the_reference(changed: dict[str, Any]) -> None:
+    case = make_inputs(channels=4, value_channels=4, **changed)
+    with (
+        mock.patch.object(module, "_LEAST_WORK", 0),
+        mock.patch.object(module, "onednn_product", wraps=module.onednn_product) as product,
+    ):
+        assert_as_exact_as_reference(case, "torch")
+    assert product.called
+
+
+@pytest.mark.usefixtures("mkl_leaves_avx512")
+def test_it_is_taken_where_a_product_is_large_enough_for_all_threads() -> None:
+    q, keys = torch.empty(1, 1, 64, 64), torch.empty(1, 1, 1024, 64)  # 4 M multiply-adds
+    for threads, taken in ((1, True), (2, True), (3, False)):
+        with mock.patch.object(torch, "get_num_threads", return_value=threads):
+            assert pays(q, keys) is taken
+    assert not pays(q.double(), keys.double())
+
+
+def test_it_is_not_taken_where_mkl_has_avx512_too() -> None:
+    module._has_what_mkl_leaves.cache_clear()
+    try:
+        for name, taken in (("AMD EPYC 9555", True), ("Intel(R) Xeon(R) Platinum 8488C", False)):
+            with (
+                mock.patch.object(torch.backends.cpu, "get_cpu_capability", return_value="AVX512"),
+                mock.patch.object(torch.cpu, "get_capabilities", return_value={"cpu_name": name}, create=True),
+            ):
+                assert module._has_what_mkl_leaves() is taken
+                module._has_what_mkl_leaves.cache_clear()
+    finally:
+        module._has_what_mkl_leaves.cache_clear()
