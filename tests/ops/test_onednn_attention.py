@@ -55,7 +55,7 @@ def test_what_it_gives_and_its_gradients_are_as_exact_as_those_of_the_reference(
 
 @pytest.mark.usefixtures("mkl_leaves_avx512")
 def test_it_is_taken_where_a_product_is_large_enough_for_all_threads() -> None:
-    q, keys = torch.empty(1, 1, 64, 64), torch.empty(1, 1, 1024, 64)  # 4 M multiply-adds
+    q, keys = torch.empty(1, 1, 64, 64), torch.empty(1, 1, 2048, 64)  # 8 M multiply-adds
     for threads, taken in ((1, True), (2, True), (3, False)):
         with mock.patch.object(torch, "get_num_threads", return_value=threads):
             assert pays(q, keys) is taken

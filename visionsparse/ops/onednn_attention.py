@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Measured (two EPYC cores) against fused attention, gathering and all, channels 64: one thread, 64 queries over 832
-# keys 1.25, over 4,096 1.4, 128 queries 1.3 and 1.6 times as fast; two threads 1.0 and 1.1, 1.0 and 1.4; below it wins
-# nothing, on two threads it loses up to a third.
-_LEAST_WORK = 1 << 21  # multiply-adds of a product for each thread
+# Measured (two EPYC cores) against fused attention, 64 channels, gathering and all: 64 queries over 832 keys 1.2 times as
+# fast on one thread, 0.8 on two; over 1,024 keys 0.9 on two, over 2,048 1.3 and 1.1, over 4,096 1.4 and 1.25; 128
+# queries over 384 keys 1.2 and 0.9, over 832 keys 1.4 and 1.1, over 2,048 1.5 and 1.4.
+_LEAST_WORK = 3 << 20  # multiply-adds of a product for each thread
 
 
 def pays(q: Tensor, keys: Tensor) -> bool:
