@@ -3,7 +3,7 @@
     s = scale * q K^T,  p = softmax(s),  out = p V,  lse = max(s) - log(max(p)),  as max(p) = exp(max(s) - lse)
 
 torch's fused attention multiplies by MKL, which does without AVX-512 on a CPU of AMD: a matmul of 2,048 x 2,048 runs at
-107 GFLOP/s on an EPYC core, oneDNN's at 255. What torch has of oneDNN in float32 is the product of a linear layer, as
+111 GFLOP/s on an EPYC core, oneDNN's at 262. What torch has of oneDNN in float32 is the product of a linear layer, as
 Inductor calls it, for one pair of matrices: each call must be large enough to repay itself and its threads.
 """
 
