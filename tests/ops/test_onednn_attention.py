@@ -15,7 +15,10 @@ from visionsparse.ops import onednn_attention as module
 from visionsparse.ops.onednn_attention import onednn_attention, pays
 from visionsparse.ops.tile_attention import Products
 
-pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
+pytestmark = [
+    pytest.mark.newest_torch,
+    pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN"),
+]
 
 
 @pytest.fixture
@@ -60,6 +63,14 @@ def test_it_is_taken_where_a_product_is_large_enough_for_all_threads() -> None:
         with mock.patch.object(torch, "get_num_threads", return_value=threads):
             assert pays(q, keys) is taken
     assert not pays(q.double(), keys.double())
+
+
+@pytest.mark.usefixtures("mkl_leaves_avx512")
+def test_it_is_not_taken_where_the_scores_of_a_tile_take_more_than_the_cache() -> None:
+    keys = torch.empty(1, 1, 8192, 64)
+    with mock.patch.object(torch, "get_num_threads", return_value=1):
+        assert pays(torch.empty(1, 1, 128, 64), keys)
+        assert not pays(torch.empty(1, 1, 129, 64), keys)
 
 
 def test_it_is_not_taken_where_mkl_has_avx512_too() -> None:

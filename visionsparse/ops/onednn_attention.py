@@ -20,12 +20,14 @@ from torch import Tensor
 # as fast on one thread, 0.8 on two; over 1,024 keys 0.9 on two; over 2,048 1.3 and 1.1; over 4,096 1.4 and 1.25.
 # 128 queries over 384 keys 1.2 and 0.9; over 832 keys 1.4 and 1.1; over 2,048 1.5 and 1.4.
 _LEAST_WORK = 3 << 20  # multiply-adds of a product for each thread
+_MOST_SCORES = 1 << 20  # of a tile and head, which are all held at once: 4 MiB
 
 
 def pays(q: Tensor, keys: Tensor) -> bool:
     """Whether this form takes such tiles and is the faster one; asks for shapes alone."""
-    work = q.shape[-2] * keys.shape[-2] * q.shape[-1]
-    return work >= _LEAST_WORK * torch.get_num_threads() and q.dtype == torch.float32 and _has_what_mkl_leaves()
+    scores = q.shape[-2] * keys.shape[-2]
+    large_enough = scores * q.shape[-1] >= _LEAST_WORK * torch.get_num_threads()
+    return large_enough and scores <= _MOST_SCORES and q.dtype == torch.float32 and _has_what_mkl_leaves()
 
 
 @functools.cache
