@@ -6,6 +6,7 @@ OMP_NUM_THREADS=1 python benchmarks/profile_ops.py
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -18,30 +19,23 @@ from visionsparse.benchmark.timing import interleaved
 from visionsparse.ops.onednn_attention import onednn_attention, onednn_product
 
 CALLS, ROWS = 10, 6
-# Tiles, queries, keys, channels: dense; block-sparse at 8k with lists of 2,048 and 448 keys; routed at stages 1 to 3.
-DENSE = (1, 4096, 4096, 64)
-LISTED = ((16, 128, 2048, 64), (16, 64, 2048, 64), (32, 128, 384, 64), (32, 64, 448, 64))
-ROUTED = ((256, 64, 64, 32), (256, 16, 64, 32), (64, 196, 196, 32))
 
 
 def show_speeds(device: torch.device) -> None:
     """Prints the GFLOP/s of matmuls and of attention by shape and form, timed in turn."""
-    a, calls, operations = torch.randn(2048, 2048), {}, {}
-    for form, product in (("torch's, MKL", torch.mm), ("oneDNN", onednn_product)):
-        calls[f"matmul of 2,048 x 2,048, {form}"] = lambda product=product: product(a, a)
-        operations[f"matmul of 2,048 x 2,048, {form}"] = 2 * 2048**3
-    for shape in (DENSE, *LISTED, *ROUTED):
+    a = torch.randn(2048, 2048)
+    calls: dict[str, Callable[[], object]] = {
+        "matmul of 2,048 x 2,048, torch's, MKL": lambda: a @ a,
+        "matmul of 2,048 x 2,048, oneDNN": lambda: onednn_product(a, a),
+    }
+    operations = dict.fromkeys(calls, 2 * 2048**3)
+    for shape, forms in SHAPES.items():
         tiles, queries, keys, channels = shape
         q, k, v = (torch.randn(tiles, tokens, channels) for tokens in (queries, keys, keys))
-        forms = {"fused": fused}
-        if shape in LISTED:
-            forms["by oneDNN's products, a tile at a time"] = tile_by_tile
-        if shape in ROUTED:
-            forms["by batched products"] = batched_attention
         for form, attention in forms.items():
             name = f"attention of {tiles} x {queries} queries over {keys} keys, {channels} channels, {form}"
             operations[name] = 4 * tiles * queries * keys * channels
-            calls[name] = lambda attention=attention, q=q, k=k, v=v: attention(q, k, v)
+            calls[name] = partial(attention, q, k, v)
     for name, timing in interleaved(calls, device, seconds=10).items():
         print(f"{name}: {operations[name] / timing.median / 1e9:.0f} GFLOP/s")
 
@@ -54,8 +48,24 @@ def tile_by_tile(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return onednn_attention(q[:, None], k[:, None], v[:, None], None, q.shape[-1] ** -0.5)[0]
 
 
-def batched_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def batched(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.softmax(q @ k.mT, -1) @ v
+
+
+DENSE = {"fused": fused}
+LISTED = {"fused": fused, "by oneDNN's products, a tile at a time": tile_by_tile}
+ROUTED = {"fused": fused, "by batched products": batched}
+# Tiles, queries, keys, channels: dense; block-sparse at 8k with long and short lists; routed at stages 1 to 3.
+SHAPES = {
+    (1, 4096, 4096, 64): DENSE,
+    (16, 128, 2048, 64): LISTED,
+    (16, 64, 2048, 64): LISTED,
+    (32, 128, 384, 64): LISTED,
+    (32, 64, 448, 64): LISTED,
+    (256, 64, 64, 32): ROUTED,
+    (256, 16, 64, 32): ROUTED,
+    (64, 196, 196, 32): ROUTED,
+}
 
 
 def show(title: str, call: Callable[[], object]) -> None:

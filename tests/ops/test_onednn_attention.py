@@ -73,15 +73,10 @@ def test_it_is_not_taken_where_the_scores_of_a_tile_take_more_than_the_cache() -
         assert not pays(torch.empty(1, 1, 129, 64), keys)
 
 
-def test_it_is_not_taken_where_mkl_has_avx512_too() -> None:
-    module._has_what_mkl_leaves.cache_clear()
-    try:
-        for name, taken in (("AMD EPYC 9555", True), ("Intel(R) Xeon(R) Platinum 8488C", False)):
-            with (
-                mock.patch.object(torch.backends.cpu, "get_cpu_capability", return_value="AVX512"),
-                mock.patch.object(torch.cpu, "get_capabilities", return_value={"cpu_name": name}, create=True),
-            ):
-                assert module._has_what_mkl_leaves() is taken
-                module._has_what_mkl_leaves.cache_clear()
-    finally:
-        module._has_what_mkl_leaves.cache_clear()
+@pytest.mark.parametrize(("cpu", "taken"), [("AMD EPYC 9555", True), ("Intel(R) Xeon(R) Platinum 8488C", False)])
+def test_it_is_not_taken_where_mkl_has_avx512_too(cpu: str, taken: bool) -> None:
+    with (
+        mock.patch.object(torch.backends.cpu, "get_cpu_capability", return_value="AVX512"),
+        mock.patch.object(torch.cpu, "get_capabilities", return_value={"cpu_name": cpu}, create=True),
+    ):
+        assert module._has_what_mkl_leaves.__wrapped__() is taken  # what is under the cache

@@ -48,11 +48,12 @@ def onednn_attention(
     scaled = torch.mul(q, scale, out=q.new_empty(q.shape))
     of_tiles = (x.unbind() for x in (scaled, keys.mT, values, out, largest_score, largest_share))
     for tile, of_tile in enumerate(zip(*of_tiles, strict=True)):
+        dead = None if live is None else ~live[tile]
         of_heads = (x.unbind() for x in of_tile)
         for queries, its_keys, its_values, result, score, share in zip(*of_heads, strict=True):
             scores = onednn_product(queries, its_keys)
-            if live is not None:
-                scores.masked_fill_(~live[tile], float("-inf"))
+            if dead is not None:
+                scores.masked_fill_(dead, float("-inf"))
             torch.amax(scores, -1, out=score)
             torch.softmax(scores, -1, out=scores)
             torch.amax(scores, -1, out=share)
