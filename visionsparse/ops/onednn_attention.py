@@ -10,11 +10,11 @@ Inductor calls it, for one pair of matrices: each call must be large enough to r
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from visionsparse.ops.cpu import cpu_facts
 
 # Measured (two EPYC cores) against fused attention, 64 channels, gathering and all. 64 queries over 832 keys: 1.2 times
 # as fast on one thread, 0.8 on two; over 1,024 keys 0.9 on two; over 2,048 1.3 and 1.1; over 4,096 1.4 and 1.25.
@@ -34,8 +34,8 @@ def pays(q: Tensor, keys: Tensor) -> bool:
 def _has_what_mkl_leaves() -> bool:
     """Whether oneDNN uses AVX-512 here and MKL doesn't."""
     avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    facts: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 and later
-    return avx512 and str(facts.get("cpu_name")).startswith("AMD") and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    amd = str(cpu_facts().get("cpu_name")).startswith("AMD")
+    return avx512 and amd and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def onednn_attention(
