@@ -12,6 +12,10 @@ from visionsparse.ops.cpu import cpu_facts, l2_cache_bytes
 pytestmark = pytest.mark.newest_torch
 
 
+def test_torch_still_tells_by_these_names() -> None:
+    assert {"cpu_name", "l2_cache_size"} <= cpu_facts().keys()  # else both uses would quietly do without
+
+
 def test_the_cache_is_what_torch_tells() -> None:
     with mock.patch.object(torch.cpu, "get_capabilities", return_value={"l2_cache_size": 1 << 19}, create=True):
         assert l2_cache_bytes() == 1 << 19
