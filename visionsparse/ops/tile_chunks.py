@@ -17,9 +17,8 @@ from visionsparse.ops.cpu import l2_cache_bytes
 from visionsparse.ops.tile_rows import Rows
 
 # Of gathered keys and values, in the backward pass of their gradients too; of all keys and values at most, so that on
-# small maps they are not what takes the memory. On CPU three times a core's L2 cache, as measured where that is 512 KiB,
-# 1 MiB and 2 MiB: smaller chunks pay for calls, larger ones for the memory that cores share. On a GPU enough to fill the
-# machine.
+# small maps they are not what takes the memory. On CPU three times a core's L2 cache, as measured with 512 KiB, 1 MiB
+# and 2 MiB: smaller chunks pay for calls, larger ones for the memory that cores share. On a GPU enough to fill it.
 CHUNK_BYTES = 3 * min(l2_cache_bytes(), 2 << 20)
 CHUNK_BYTES_ELSEWHERE = 64 << 20
 _LEAST_CHUNK_BYTES = 1 << 20
