@@ -89,6 +89,7 @@ def main() -> None:
     show_speeds(cpu)
     for module, case, candidate, backward in (
         (block_sparse_attention, "8k/64/0.25", "visionsparse torch", False),
+        (block_sparse_attention, "8k/64/0.1", "visionsparse torch", True),
         (routed_attention, "stage 2", "visionsparse torch", True),
         (routed_attention, "stage 2", "index_select + bmm", True),
         (routed_attention, "stage 3", "visionsparse torch", True),
