@@ -13,7 +13,7 @@ pytestmark = pytest.mark.newest_torch
 
 
 def test_torch_still_tells_by_these_names() -> None:
-    assert {"cpu_name", "l2_cache_size"} <= cpu_facts().keys()  # else both uses would quietly do without
+    assert {"cpu_name", "avx_vnni", "l2_cache_size"} <= cpu_facts().keys()  # else all uses would quietly do without
 
 
 def test_the_cache_is_what_torch_tells() -> None:

@@ -23,20 +23,17 @@ pytestmark = [
 
 @pytest.fixture
 def mkl_leaves_avx512() -> Iterator[None]:
-    """As on a CPU of AMD with AVX-512."""
+    """As on AMD's Zen 5."""
     with mock.patch.object(module, "_has_what_mkl_leaves", return_value=True):
         yield
 
 
-@pytest.mark.parametrize("heads_apart", [True, False], ids=["head after head", "heads side by side"])
 @pytest.mark.parametrize("partly_live", [False, True])
-def test_it_attends_as_batched_products_do(heads_apart: bool, partly_live: bool) -> None:
+def test_it_attends_as_batched_products_do(partly_live: bool) -> None:
     generator = torch.Generator().manual_seed(0)
 
     def draw(tokens: int, channels: int) -> torch.Tensor:
-        if heads_apart:
-            return torch.randn(3, 2, tokens, channels, generator=generator)
-        return torch.randn(3, tokens, 2, channels, generator=generator).transpose(1, 2)
+        return torch.randn(3, 1, tokens, channels, generator=generator)
 
     q, keys, values = draw(5, 8), draw(70, 8), draw(70, 4)
     live = torch.rand(3, 70, generator=generator) < 0.5 if partly_live else None
@@ -73,10 +70,22 @@ def test_it_is_not_taken_where_the_scores_of_a_tile_take_more_than_the_cache() -
         assert not pays(torch.empty(1, 1, 129, 64), keys)
 
 
-@pytest.mark.parametrize(("cpu", "taken"), [("AMD EPYC 9555", True), ("Intel(R) Xeon(R) Platinum 8488C", False)])
-def test_it_is_not_taken_where_mkl_has_avx512_too(cpu: str, taken: bool) -> None:
+@pytest.mark.usefixtures("mkl_leaves_avx512")
+def test_it_is_not_taken_where_heads_lie_side_by_side() -> None:  # oneDNN took 600 times as long there
+    q, keys = torch.empty(1, 64, 2, 64).transpose(1, 2), torch.empty(1, 2048, 2, 64).transpose(1, 2)
+    with mock.patch.object(torch, "get_num_threads", return_value=1):
+        assert pays(q[:, :1].contiguous(), keys[:, :1].contiguous())
+        assert not pays(q, keys)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "avx_vnni", "taken"),
+    [("AMD EPYC 9555", True, True), ("AMD EPYC 9554", False, False), ("Intel(R) Xeon(R) Platinum 8488C", True, False)],
+)
+def test_it_is_taken_on_a_zen_5_alone(cpu: str, avx_vnni: bool, taken: bool) -> None:
+    told = {"cpu_name": cpu, "avx_vnni": avx_vnni}
     with (
         mock.patch.object(torch.backends.cpu, "get_cpu_capability", return_value="AVX512"),
-        mock.patch.object(torch.cpu, "get_capabilities", return_value={"cpu_name": cpu}, create=True),
+        mock.patch.object(torch.cpu, "get_capabilities", return_value=told, create=True),
     ):
         assert module._has_what_mkl_leaves.__wrapped__() is taken  # what is under the cache
