@@ -53,8 +53,8 @@ def batched(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 DENSE = {"fused": fused}
-LISTED = {"fused": fused, "by oneDNN's products, a tile at a time": tile_by_tile}
 ROUTED = {"fused": fused, "by batched products": batched}
+LISTED = {**ROUTED, "by oneDNN's products, a tile at a time": tile_by_tile}
 # Tiles, queries, keys, channels: dense; block-sparse at 8k with long and short lists; routed at stages 1 to 3.
 SHAPES = {
     (1, 4096, 4096, 64): DENSE,

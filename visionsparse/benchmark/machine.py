@@ -38,12 +38,14 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def cpu_model() -> str:
-    """The processor's name, as Linux tells it."""
+    """The processor's name, family and model, as Linux tells them: in a cloud the name may be just "AMD EPYC"."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        first_core = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
     except OSError:
-        lines = []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+        return platform.machine()
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first_core.splitlines())}
+    labels = {"model name": "", "cpu family": "family ", "model": "model "}
+    return ", ".join(label + told[key] for key, label in labels.items() if key in told) or platform.machine()
 
 
 def commit() -> str | None:
