@@ -3,7 +3,7 @@
     s = scale * q K^T,  p = softmax(s),  out = p V,  lse = max(s) - log(max(p)),  as max(p) = exp(max(s) - lse)
 
 torch's fused attention multiplies by MKL, which does without AVX-512 on a CPU of AMD: a matmul of 2,048 x 2,048 runs at
-111 GFLOP/s on a Zen 5 core, oneDNN's at 262. On Zen 4, which takes two steps for 512 bits, it is 84 and 100, and small
+111 GFLOP/s on a Zen 5 core, oneDNN's at 262. On Zen 4, which takes two steps for 512 bits, it is 85 and 109, and small
 products are slower than MKL's. What torch has of oneDNN in float32 is the product of a linear layer, as Inductor calls
 it, for one pair of matrices: each call must be large enough to repay itself and its threads. Its second matrix must be
 one piece of memory: with gaps, as where heads lie side by side, oneDNN takes a loop that is 600 times slower.
