@@ -22,7 +22,7 @@ from visionsparse.ops.cpu import cpu_facts
 # times as fast on one thread, 0.8 on two; over 1,024 keys 0.9 on two; over 2,048 1.3 and 1.1; over 4,096 1.4 and 1.25.
 # 128 queries over 384 keys 1.2 and 0.9; over 832 keys 1.4 and 1.1; over 2,048 1.5 and 1.4.
 _LEAST_WORK = 3 << 20  # multiply-adds of a product for each thread
-_MOST_SCORES = 1 << 20  # of a tile and head, which are all held at once: 4 MiB
+_MOST_SCORES = 1 << 20  # of a tile, which are all held at once: 4 MiB
 
 
 def pays(q: Tensor, keys: Tensor) -> bool:
