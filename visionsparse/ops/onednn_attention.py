@@ -36,7 +36,8 @@ def pays(q: Tensor, keys: Tensor) -> bool:
 def _has_what_mkl_leaves() -> bool:
     """Whether oneDNN uses AVX-512 here, MKL doesn't, and it pays: on AMD's Zen 5, the first of theirs with AVX-VNNI."""
     avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    zen5 = str(cpu_facts().get("cpu_name")).startswith("AMD") and bool(cpu_facts().get("avx_vnni"))
+    facts = cpu_facts()
+    zen5 = str(facts.get("cpu_name")).startswith("AMD") and bool(facts.get("avx_vnni"))
     return avx512 and zen5 and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
