@@ -124,6 +124,30 @@ def test_keys_of_one_channel_have_gradients() -> None:
     torch.testing.assert_close(got, torch.autograd.grad(expected, (q, k, v)))
 
 
+@pytest.mark.parametrize("kind", [{}, dict(weighted=True), dict(uneven=True)], ids=str)
+@pytest.mark.parametrize(
+    ("value_channels", "most_entries"), [(8, 1), (3, 2)], ids=["fused, in pieces", "products, whole"]
+)
+def test_lists_longer_than_two_cachefuls_are_read_in_pieces(
+    kind: dict[str, bool], value_channels: int, most_entries: int
+) -> None:
+    inputs = make(value_channels=value_channels, **kind)
+    leaves = [x for x in inputs if isinstance(x, torch.Tensor) and x.requires_grad]
+
+    def run() -> tuple[tuple[torch.Tensor, ...], list[int]]:
+        with mock.patch.object(tile_chunks, "Piece", side_effect=tile_chunks.Piece) as piece:
+            out = tiled_attention(*inputs)
+            found = out, *torch.autograd.grad(out.square().sum(), leaves)
+        return found, [call.args[1].stop - call.args[1].start for call in piece.call_args_list]
+
+    expected, entries = run()
+    assert max(entries) == 2
+    with mock.patch.object(tile_chunks, "CHUNK_BYTES", 1), mock.patch.object(tile_chunks, "_LEAST_CHUNK_BYTES", 1):
+        got, entries = run()
+    assert max(entries) == most_entries
+    torch.testing.assert_close(got, expected)
+
+
 def sizes_of_chunks(query_tiles: int, threads: int, tiles_in_cache: int) -> list[int]:
     """Query tiles of each chunk where every one lists one of five key tiles."""
     keys = torch.zeros(1, 1, 5, 1, 16, 8, 2, 8)
@@ -133,7 +157,7 @@ def sizes_of_chunks(query_tiles: int, threads: int, tiles_in_cache: int) -> list
         mock.patch.object(tile_chunks, "CHUNK_BYTES", tiles_in_cache * 2 * keys[:, :, :1].nbytes),
         mock.patch.object(tile_chunks, "_LEAST_CHUNK_BYTES", 1),
     ):
-        chunks = list(Listed(keys, keys, lists, torch.float32).chunks(copies=1))
+        chunks = list(Listed(keys, keys, lists, torch.float32).chunks(1, in_pieces=False))
     order = torch.arange(query_tiles)
     assert torch.cat([chunk.of(order) for chunk in chunks]).equal(order)
     return [len(chunk.of(order)) for chunk in chunks]

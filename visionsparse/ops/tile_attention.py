@@ -27,7 +27,22 @@ def choose(q: Tensor, v: Tensor) -> type[Fused] | type[Products]:
     return Fused if q.device.type == "cpu" and q.shape[-1] == v.shape[-1] else Products
 
 
+def joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The forward pass over all keys from those over parts of them.
+
+    lse = log(sum(exp(lse_i))), out = sum(exp(lse_i - lse) * out_i). In the backward pass each part takes out and lse of
+    all keys, and dq is the sum of its parts.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    outs, lses = (torch.stack(results) for results in zip(*parts, strict=True))
+    lse = lses.logsumexp(0)
+    return (outs * (lses - lse).exp()[..., None]).sum(0), lse
+
+
 class Fused:
+    in_pieces = True  # see joined
+
     @staticmethod
     def forward(q: Tensor, keys: Tensor, values: Tensor, live: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
         if pays(q, keys):
@@ -49,6 +64,8 @@ class Fused:
 
 
 class Products:
+    in_pieces = False  # its backward pass takes softmax and rowsum over all keys
+
     @staticmethod
     def forward(q: Tensor, keys: Tensor, values: Tensor, live: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
         scores = _scores(q, keys, live, scale)

@@ -1,7 +1,7 @@
 """Query tiles in chunks whose listed key and value tiles fit into the cache, gathered into buffers that are used again.
 
 Tiles are read where they lie in a map or a sequence, and results and gradients added there: see tile_rows.py. Fresh
-buffers would cost page faults: on CPU, a third of a call's time.
+buffers would cost page faults: on CPU, a third of a call's time. Lists much longer than what fits are read in pieces.
 """
 
 from __future__ import annotations
@@ -49,18 +49,20 @@ class Listed:
         self._bytes = (k.numel() + v.numel()) * dtype.itemsize
         self._numbers: dict[Any, Tensor] = {}
 
-    def chunks(self, copies: int) -> Iterator[Chunk]:
-        """All query tiles that read any key; `copies` of what a chunk lists are held at once."""
+    def chunks(self, copies: int, in_pieces: bool) -> Iterator[Chunk]:
+        """All query tiles that read any key; `copies` of what is gathered are held at once. See Piece."""
         lengths = [self.tiles.shape[-1]] if self._counts is None else self._counts.unique().tolist()
         for length in filter(None, lengths):
             tiles, size = None, self.tiles.shape[0]  # all in order, where all lists are as long
             if self._counts is not None and len(lengths) > 1:
                 tiles = (self._counts == length).nonzero()[:, 0]
                 size = len(tiles)
-            step = self._tiles_of_a_chunk(size, copies * length * self._bytes_of_a_tile)
+            bytes_of_an_entry = copies * self._bytes_of_a_tile
+            entries = _entries_of_a_piece(length, bytes_of_an_entry) if in_pieces else length
+            step = self._tiles_of_a_chunk(size, entries * bytes_of_an_entry)
             for start in range(0, size, step):
                 part = slice(start, min(start + step, size))
-                yield Chunk(self, part if tiles is None else tiles[part], length)
+                yield Chunk(self, part if tiles is None else tiles[part], length, entries)
 
     def _tiles_of_a_chunk(self, size: int, bytes_of_a_list: int) -> int:
         """How many of `size` query tiles go at once: as many for each thread, whose cache holds their lists or one."""
@@ -80,24 +82,38 @@ class Listed:
             self._numbers[rows.layout] = rows.numbers()
         return self._numbers[rows.layout]
 
+    def gather(self, name: str, query_tiles: int, rows: Rows, numbers: Tensor) -> Buffer:
+        """What rows have at numbers, in the buffer of that name."""
+        buffer = self.buffers.take(name, query_tiles, rows, numbers.shape[0])
+        if rows.matrix.dtype == buffer.rows.dtype:
+            torch.index_select(rows.matrix, 0, numbers, out=buffer.rows)
+        else:
+            buffer.rows.copy_(rows.matrix.index_select(0, numbers))
+        return buffer
+
+
+def _entries_of_a_piece(length: int, bytes_of_an_entry: int) -> int:
+    """How many entries of a list are gathered at once: all, or a cacheful where they would take more than two."""
+    if length * bytes_of_an_entry <= 2 * CHUNK_BYTES:
+        return length
+    return math.ceil(length / math.ceil(length * bytes_of_an_entry / CHUNK_BYTES))  # pieces of about one size
+
 
 class Chunk:
     """Some query tiles with lists of one length."""
 
-    def __init__(self, listed: Listed, tiles: Tensor | slice, count: int) -> None:
-        self.tiles, self.count = tiles, count
-        self._call = listed
-        lists = self.of(listed.tiles)
-        self._size = lists.shape[0]
-        self._listed = lists[:, :count].flatten()
-        self._weights = None
-        if listed.weights is not None:
-            self._weights = self.of(listed.weights)[:, :count].reshape(-1, 1)
+    def __init__(self, listed: Listed, tiles: Tensor | slice, count: int, entries_of_a_piece: int) -> None:
+        self.tiles = tiles
+        self._call, self._count, self._entries_of_a_piece = listed, count, entries_of_a_piece
+        self._lists = self.of(listed.tiles)
         self._numbers: dict[Any, Tensor] = {}
-        self.live: Tensor | None = None  # (tiles, keys)
-        if listed.live is not None:
-            live = listed.live.index_select(0, self._listed)
-            self.live = None if bool(live.all()) else live.view(self._size, -1)
+
+    def pieces(self) -> Iterator[Piece]:
+        """What the lists name, once."""
+        weights = None if self._call.weights is None else self.of(self._call.weights)
+        for start in range(0, self._count, self._entries_of_a_piece):
+            entries = slice(start, min(start + self._entries_of_a_piece, self._count))
+            yield Piece(self._call, entries, self._lists[:, entries], None if weights is None else weights[:, entries])
 
     def of(self, x: Tensor) -> Tensor:
         """What x, (all tiles, ...), has of the chunk's own tiles."""
@@ -105,63 +121,78 @@ class Chunk:
 
     def take(self, name: str, rows: Rows) -> Tensor:
         """The chunk's own tiles of rows, (tiles, H, tokens, channels), in the buffer of that name."""
-        return self._gather(name, rows, self._numbers_of("own", rows)).by_head
+        return self._call.gather(name, self._lists.shape[0], rows, self._numbers_of(rows)).by_head
 
     def put(self, rows: Rows, x: Tensor) -> None:
         """Write x, (tiles, H, tokens, channels), to the chunk's own tiles of rows."""
-        numbers = self._numbers_of("own", rows)
+        numbers = self._numbers_of(rows)
         x = _as_rows(x.transpose(1, 2), rows, numbers).contiguous()
         # index_copy_ takes one element at a time on CPU: a quarter of the time where they have 16 bytes
         wide = all(extent * x.itemsize % 16 == 0 for extent in (x.shape[1], rows.matrix.stride(0)))
         matrix, x = (part.view(torch.complex128) if wide else part for part in (rows.matrix, x))
         matrix.index_copy_(0, numbers, x)
 
+    def _numbers_of(self, rows: Rows) -> Tensor:
+        """The rows of the chunk's own tiles, once for all tensors of one layout."""
+        if rows.layout not in self._numbers:
+            self._numbers[rows.layout] = self.of(self._call.numbers(rows)).flatten()
+        return self._numbers[rows.layout]
+
+
+class Piece:
+    """Some entries of the lists of a chunk: all of them, unless the lists are too long for the cache.
+
+    Fused attention reads what a list names once for every 32 queries. From a list of 8,192 keys (64 channels, forward +
+    backward) that takes 1.2 times as long as from pieces, on a core with an L2 cache of 512 KiB.
+    """
+
+    def __init__(self, listed: Listed, entries: slice, lists: Tensor, weights: Tensor | None) -> None:
+        self.entries = entries
+        self._call = listed
+        self._shape = lists.shape  # query tiles, entries
+        self._listed = lists.flatten()
+        self._weights = None if weights is None else weights.reshape(-1, 1)
+        self._numbers: dict[Any, Tensor] = {}
+        self.live: Tensor | None = None  # (tiles, keys)
+        if listed.live is not None:
+            live = listed.live.index_select(0, self._listed)
+            self.live = None if bool(live.all()) else live.view(lists.shape[0], -1)
+
     def gather(self) -> tuple[Tensor, Tensor]:
         """The listed keys and values, (tiles, H, keys, channels) each."""
-        return self._gather_listed("keys", self._call.keys), self._gather_listed("values", self._call.values)
+        return self._gather("keys", self._call.keys), self._gather("values", self._call.values)
 
     def add_gradients(self, keys: Rows, grad_keys: Tensor, values: Rows, grad_values: Tensor) -> Tensor | None:
-        """Add the gradients of what was gathered to those of all; gives those of the weights, (tiles, count)."""
-        by_keys = self._add_listed("keys", keys, grad_keys.transpose(1, 2))
-        by_values = self._add_listed("values", values, grad_values.transpose(1, 2))
-        return None if by_keys is None or by_values is None else (by_keys + by_values).view(-1, self.count)
+        """Add the gradients of what was gathered to those of all; gives those of the weights, (tiles, entries)."""
+        by_keys = self._add("keys", keys, grad_keys.transpose(1, 2))
+        by_values = self._add("values", values, grad_values.transpose(1, 2))
+        return None if by_keys is None or by_values is None else (by_keys + by_values).view(self._shape)
 
-    def _gather_listed(self, name: str, rows: Rows) -> Tensor:
-        listed = self._gather(name, rows, self._numbers_of("listed", rows))
+    def _gather(self, name: str, rows: Rows) -> Tensor:
+        listed = self._call.gather(name, self._shape[0], rows, self._numbers_of(rows))
         if self._weights is None:
             return listed.by_head
-        weighted = self._call.buffers.take(name + " weighted", self._size, rows, listed.rows.shape[0])
+        weighted = self._call.buffers.take(name + " weighted", self._shape[0], rows, listed.rows.shape[0])
         tiles = self._listed.shape[0]
         torch.mul(listed.rows.view(tiles, -1), self._weights, out=weighted.rows.view(tiles, -1))
         return weighted.by_head
 
-    def _add_listed(self, name: str, rows: Rows, grad: Tensor) -> Tensor | None:
+    def _add(self, name: str, rows: Rows, grad: Tensor) -> Tensor | None:
         of_weights = None
         if self._weights is not None:
             tiles = self._listed.shape[0]
             grad, listed = grad.reshape(tiles, -1), self._call.buffers.last(name).rows.view(tiles, -1)
             of_weights = listed.mul_(grad).sum(1)
             grad = torch.mul(grad, self._weights, out=self._call.buffers.last(name + " weighted").rows.view(tiles, -1))
-        numbers = self._numbers_of("listed", rows)
+        numbers = self._numbers_of(rows)
         rows.matrix.index_add_(0, numbers, _as_rows(grad, rows, numbers))
         return of_weights
 
-    def _gather(self, name: str, rows: Rows, numbers: Tensor) -> Buffer:
-        buffer = self._call.buffers.take(name, self._size, rows, numbers.shape[0])
-        if rows.matrix.dtype == buffer.rows.dtype:
-            torch.index_select(rows.matrix, 0, numbers, out=buffer.rows)
-        else:
-            buffer.rows.copy_(rows.matrix.index_select(0, numbers))
-        return buffer
-
-    def _numbers_of(self, name: str, rows: Rows) -> Tensor:
-        """The rows of the chunk's own or of the listed tiles, once for all tensors of one layout."""
-        found = self._numbers.get((name, rows.layout))
-        if found is None:
-            numbers = self._call.numbers(rows)
-            found = self.of(numbers) if name == "own" else numbers.index_select(0, self._listed)
-            found = self._numbers[name, rows.layout] = found.flatten()
-        return found
+    def _numbers_of(self, rows: Rows) -> Tensor:
+        """The rows of the listed tiles, once for all tensors of one layout."""
+        if rows.layout not in self._numbers:
+            self._numbers[rows.layout] = self._call.numbers(rows).index_select(0, self._listed).flatten()
+        return self._numbers[rows.layout]
 
 
 def _as_rows(x: Tensor, rows: Rows, numbers: Tensor) -> Tensor:

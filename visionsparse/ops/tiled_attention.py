@@ -14,13 +14,14 @@ The ops are defined by `Library.define`: the `custom_op` decorator would import 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from visionsparse.ops.tile_attention import choose
+from visionsparse.ops.tile_attention import choose, joined
 from visionsparse.ops.tile_chunks import Listed, Lists
 from visionsparse.ops.tile_rows import Rows
 
@@ -59,8 +60,8 @@ def tiled_attention(
         scale: of the scores.
         counts: (B, L, tiles) how many entries of its row of `rows` a tile reads; all of them by default. A tile that
             reads none gives 0.
-        live: (B, L, key tiles, Tk) bool, the keys that take part; all of them by default. Every query tile that reads a
-            key tile must read a live key.
+        live: (B, L, key tiles, Tk) bool, the keys that take part; all of them by default. A key tile that is read must
+            have one.
 
     Returns: tiles of q with Dv channels, dtype of q, in memory as (B, height, width, L * H, Dv). Differentiable once in
     q, k, v and weights. Deterministic on CPU; on CUDA the gradients of k and v are under
@@ -88,8 +89,11 @@ def _forward(
         lse.zero_()
     queries, results, lse_of_tiles = Rows(q), Rows(out), lse.flatten(0, 3)
     with torch.autocast(q.device.type, enabled=False):
-        for chunk in Listed(k, v, Lists(rows, weights, counts, live), out.dtype).chunks(copies=1):
-            found, its_lse = attention.forward(chunk.take("queries", queries), *chunk.gather(), chunk.live, scale)
+        for chunk in Listed(k, v, Lists(rows, weights, counts, live), out.dtype).chunks(1, attention.in_pieces):
+            its_queries = chunk.take("queries", queries)
+            found, its_lse = joined(
+                [attention.forward(its_queries, *piece.gather(), piece.live, scale) for piece in chunk.pieces()]
+            )
             chunk.put(results, found)
             lse_of_tiles[chunk.tiles] = its_lse.transpose(1, 2)
     return out, lse
@@ -119,21 +123,20 @@ def _backward(
     of_queries, of_keys, of_values = Rows(grad_q), Rows(totals[0]), Rows(totals[1])
     lse_of_tiles, of_weights = lse.flatten(0, 3), None if weights is None else grad_weights.zero_().flatten(0, 2)
     with torch.autocast(q.device.type, enabled=False):
-        for chunk in Listed(k, v, Lists(rows, weights, counts, live), out.dtype).chunks(copies=2):
-            grad_queries, grad_keys, grad_values = attention.backward(
-                chunk.take("upstream", upstream),
-                chunk.take("queries", queries),
-                *chunk.gather(),
-                chunk.take("results", results),
-                chunk.of(lse_of_tiles).transpose(1, 2),
-                chunk.live,
-                scale,
-            )
-            chunk.put(of_queries, grad_queries)
-            its_weights = chunk.add_gradients(of_keys, grad_keys, of_values, grad_values)
-            del grad_keys, grad_values  # as large as what is gathered: not to be held beside the next chunk's
-            if of_weights is not None and its_weights is not None:
-                of_weights[chunk.tiles, : chunk.count] = its_weights.to(of_weights.dtype)
+        for chunk in Listed(k, v, Lists(rows, weights, counts, live), out.dtype).chunks(2, attention.in_pieces):
+            its_upstream, its_queries = chunk.take("upstream", upstream), chunk.take("queries", queries)
+            its_results, its_lse = chunk.take("results", results), chunk.of(lse_of_tiles).transpose(1, 2)
+            gradients_of_queries = []
+            for piece in chunk.pieces():
+                grad_queries, grad_keys, grad_values = attention.backward(
+                    its_upstream, its_queries, *piece.gather(), its_results, its_lse, piece.live, scale
+                )
+                gradients_of_queries.append(grad_queries)
+                its_weights = piece.add_gradients(of_keys, grad_keys, of_values, grad_values)
+                del grad_keys, grad_values  # as large as what is gathered: not to be held beside the next ones
+                if of_weights is not None and its_weights is not None:
+                    of_weights[chunk.tiles, piece.entries] = its_weights.to(of_weights.dtype)
+            chunk.put(of_queries, functools.reduce(torch.add, gradients_of_queries))
     for grad, total in zip((grad_k, grad_v), totals, strict=True):
         if total is not grad:
             grad.copy_(total)
