@@ -142,8 +142,7 @@ class Chunk:
 class Piece:
     """Some entries of the lists of a chunk: all of them, unless the lists are too long for the cache.
 
-    Fused attention reads what a list names once for every 32 queries. From a list of 8,192 keys (64 channels, forward +
-    backward) that takes 1.2 times as long as from pieces, on a core with an L2 cache of 512 KiB.
+    Fused attention reads what a list names once for every 32 queries: see docs/ops_measured.md for what pieces save.
     """
 
     def __init__(self, listed: Listed, entries: slice, lists: Tensor, weights: Tensor | None) -> None:
