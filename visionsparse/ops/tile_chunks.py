@@ -64,15 +64,15 @@ class Listed:
                 part = slice(start, min(start + step, size))
                 yield Chunk(self, part if tiles is None else tiles[part], length, entries)
 
-    def _tiles_of_a_chunk(self, size: int, bytes_of_a_list: int) -> int:
-        """How many of `size` query tiles go at once: as many for each thread, whose cache holds their lists or one."""
+    def _tiles_of_a_chunk(self, size: int, bytes_of_a_piece: int) -> int:
+        """How many of `size` query tiles go at once: as many for each thread, whose cache holds their pieces or one."""
         cache, threads = CHUNK_BYTES_ELSEWHERE, 1
         if self.buffers.device.type == "cpu":  # each thread has a cache of its own, and takes whole query tiles
             cache, threads = CHUNK_BYTES, torch.get_num_threads()
-        bytes_of_a_list = max(1, bytes_of_a_list)
-        most = max(1, max(_LEAST_CHUNK_BYTES, self._bytes) // bytes_of_a_list)
+        bytes_of_a_piece = max(1, bytes_of_a_piece)
+        most = max(1, max(_LEAST_CHUNK_BYTES, self._bytes) // bytes_of_a_piece)
         threads = min(threads, most)
-        of_a_thread = min(max(1, cache // bytes_of_a_list), most // threads)
+        of_a_thread = min(max(1, cache // bytes_of_a_piece), most // threads)
         chunks = max(1, math.ceil(size / (of_a_thread * threads)))
         return max(1, math.ceil(size / (chunks * threads))) * threads  # chunks of about one size
 
