@@ -41,6 +41,7 @@ def test_the_commands_work_in_their_order(tmp_path):
 
     for command in COMMANDS:
         words = [sys.executable, "-c", "from visionsparse.cli import main; main()", *shlex.split(command)[1:]]
+        words += ["--seconds", "0.2"] if " analyze " in command else []  # a setting, instead of 5
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 

@@ -52,7 +52,7 @@ def test_output_and_every_gradient_agree_with_reference(op: str) -> None:
 @small_tiles
 @every_op
 def test_a_long_sweep_agrees_with_reference(op: str) -> None:
-    check_parity(op, 20)
+    check_parity(op, 10)
 
 
 @every_op
