@@ -77,6 +77,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=300.0)
     end = time.monotonic() + parser.parse_args().seconds
+    if len(os.sched_getaffinity(0)) < 2:
+        parser.error("this process may run on one CPU only: there is no other to be far from")
     print({**describe(CPU), "threads": torch.get_num_threads()})
     timed, turns = calls(), []
     while time.monotonic() < end:
