@@ -13,63 +13,53 @@ import mmap
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable
 
 import torch
 
-from visionsparse.benchmark import block_sparse_attention, routed_attention
 from visionsparse.benchmark.machine import describe
+from visionsparse.benchmark.ops import op_groups
+from visionsparse.benchmark.plan import Call
 from visionsparse.benchmark.timing import sample
 
 CPU = torch.device("cpu")
 FAR = 1.5  # times the shortest way that was seen
 TRIPS = 5000
+CASES = ("stage 1", "stage 2", "stage 3", "64 x 64", "4k/64/0.1")
 
 
-def round_trip(cpus: Iterable[int]) -> float:
+def round_trip() -> float:
     """Nanoseconds that a byte takes to another CPU and back, by Python's loops, which take about 200 of them."""
     memory, ping, pong = mmap.mmap(-1, mmap.PAGESIZE), 0, 128  # shared with the child; two cache lines
-    own, other = sorted(cpus)[:2]
     allowed = os.sched_getaffinity(0)
-    child = os.fork()
-    os.sched_setaffinity(0, {own if child else other})
+    own, other = sorted(allowed)[:2]
+    if os.fork() == 0:
+        os.sched_setaffinity(0, {other})
+        for trip in range(TRIPS):
+            while memory[ping] != trip % 255 + 1:
+                pass
+            memory[pong] = trip % 255 + 1
+        os._exit(0)
+    os.sched_setaffinity(0, {own})
     begin = 0.0
     for trip in range(TRIPS):
         if trip == TRIPS // 2:  # both are there by now
             begin = time.perf_counter()
-        count = trip % 255 + 1
-        if child:
-            memory[ping] = count
-        while memory[pong if child else ping] != count:
+        memory[ping] = trip % 255 + 1
+        while memory[pong] != trip % 255 + 1:
             pass
-        if not child:
-            memory[pong] = count
     taken = time.perf_counter() - begin
-    if not child:
-        os._exit(0)
-    os.waitpid(child, 0)
+    os.wait()
     os.sched_setaffinity(0, allowed)
     return taken / (TRIPS - TRIPS // 2) * 1e9
 
 
-ROUTED = "visionsparse torch", "index_select + bmm"
-CALLS = (
-    *((routed_attention, case.name, name, True) for case in routed_attention.CASES for name in ROUTED),
-    (block_sparse_attention, "4k/64/0.1", "visionsparse torch", True),
-    (block_sparse_attention, "4k/64/0.1", "visionsparse torch", False),
-    (block_sparse_attention, "4k/dense", "dense SDPA", False),
-)
-
-
-def calls() -> dict[str, Callable[[], object]]:
-    """This library's calls beside others, and a matmul, whose threads share little."""
+def calls() -> dict[str, Call]:
+    """This library's calls and what they are measured against, and a matmul, whose threads share little."""
     a = torch.randn(1536, 1536)
-    found: dict[str, Callable[[], object]] = {"matmul of 1,536 x 1,536": lambda: a @ a}
-    for module, case, name, backward in CALLS:
-        size = next(one for one in module.CASES if one.name == case.split("/")[0])
-        for candidate in module.candidates(size, CPU, torch.float32, backward):
-            if (candidate.case, candidate.name) == (case, name):
-                found[f"{case}, {name}, {'forward+backward' if backward else 'forward'}"] = candidate.prepare()
+    found: dict[str, Call] = {"matmul of 1,536 x 1,536": lambda: a @ a}
+    for group in op_groups((), CPU, cases=CASES, candidates=("visionsparse torch",)):
+        for candidate in group.candidates:
+            found[f"{candidate.case}, {candidate.name}, {group.setting['pass']}"] = candidate.prepare()
     return found
 
 
@@ -84,9 +74,9 @@ def main() -> None:
     while time.monotonic() < end:
         for name, call in timed.items():
             call()
-            before = round_trip(os.sched_getaffinity(0))
+            before = round_trip()
             taken, _ = sample(call, 5, CPU)
-            turns.append((name, taken * 1e3, before, round_trip(os.sched_getaffinity(0))))
+            turns.append((name, taken * 1e3, before, round_trip()))
     limit = FAR * min(min(ways) for _, _, *ways in turns)
     near = [turn for turn in turns if max(turn[2:]) < limit]
     far = [turn for turn in turns if min(turn[2:]) >= limit]

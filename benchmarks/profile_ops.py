@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from visionsparse.benchmark import block_sparse_attention, routed_attention
 from visionsparse.benchmark.machine import describe
+from visionsparse.benchmark.ops import op_groups
 from visionsparse.benchmark.timing import interleaved
 from visionsparse.ops.onednn_attention import onednn_attention, onednn_product
 
@@ -87,18 +87,16 @@ def main() -> None:
     cpu = torch.device("cpu")
     print({**describe(cpu), "threads": torch.get_num_threads()})
     show_speeds(cpu)
-    for module, case, candidate, backward in (
-        (block_sparse_attention, "8k/64/0.25", "visionsparse torch", False),
-        (block_sparse_attention, "8k/64/0.1", "visionsparse torch", True),
-        (routed_attention, "stage 2", "visionsparse torch", True),
-        (routed_attention, "stage 2", "index_select + bmm", True),
-        (routed_attention, "stage 3", "visionsparse torch", True),
-        (routed_attention, "stage 3", "index_select + bmm", True),
+    for op, case, passes in (
+        ("block_sparse_attention", "8k/64/0.25", "forward"),
+        ("block_sparse_attention", "8k/64/0.1", "forward+backward"),
+        ("routed_attention", "stage 2", "forward+backward"),
+        ("routed_attention", "stage 3", "forward+backward"),
     ):
-        length = next(c for c in module.CASES if case.split("/")[0] == c.name)
-        for found in module.candidates(length, cpu, torch.float32, backward):
-            if (found.case, found.name) == (case, candidate):
-                show(f"{case}, {candidate}, {'forward+backward' if backward else 'forward'}", found.prepare())
+        for group in op_groups([op], cpu, cases=(case,), candidates=("visionsparse torch",)):
+            for candidate in group.candidates:  # by hand too, but dense attention is a case of its own
+                if (candidate.case, group.setting["pass"]) == (case, passes):
+                    show(f"{case}, {candidate.name}, {passes}", candidate.prepare())
 
 
 if __name__ == "__main__":

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import visionsparse as vs
+from tests.reader import blocks_of, commands_of, run, shortened
 from visionsparse import cli
 from visionsparse.checkpoint.layouts import publish
 
-PAGE = (Path(__file__).parents[1] / "docs/models.md").read_text()
-COMMANDS = [
-    line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines() if line.strip()
-]
+PAGE = Path(__file__).parents[1] / "docs/models.md"
+COMMANDS = [command for language, text in blocks_of(PAGE) if language == "bash" for command in commands_of(text)]
 
 
 def test_every_command_is_a_tool_of_ours_with_flags_that_it_has(capsys):
@@ -40,10 +36,7 @@ def test_the_commands_work_in_their_order(tmp_path):
     torch.save({"model": weights, "epoch": 299}, tmp_path / "biformer_tiny_in1k.pth")
 
     for command in COMMANDS:
-        words = [sys.executable, "-c", "from visionsparse.cli import main; main()", *shlex.split(command)[1:]]
-        words += ["--seconds", "0.2"] if " analyze " in command else []  # a setting, instead of 5
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        run(shortened(command), tmp_path)
 
     rows = json.loads((tmp_path / "costs.json").read_text())["rows"]
     assert {row["model"] for row in rows} == {"biformer_tiny", "biformer_small", "resnet50"}

@@ -8,6 +8,9 @@ from pathlib import Path
 SCRIPT = Path(__file__).parents[2] / "benchmarks/profile_cores.py"
 
 
-def test_what_two_threads_are_timed_on_are_calls_of_the_benchmark() -> None:
+def test_what_two_threads_are_timed_on_are_cases_of_the_benchmark() -> None:
     script = runpy.run_path(str(SCRIPT))
-    assert len(script["calls"]()) == len(script["CALLS"]) + 1  # a matmul
+    timed = list(script["calls"]())
+    for case in script["CASES"]:
+        for passes in ("forward", "forward+backward"):
+            assert f"{case}, visionsparse torch, {passes}" in timed
